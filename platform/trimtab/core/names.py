@@ -1,0 +1,66 @@
+"""The closed list of metric names.
+
+Every number that reaches a tracker has its name here, so that runs of different models, jobs and
+versions lie over each other in the MLflow UI. A name that is not listed is a programming error.
+
+Metrics by layer are logged with step = layer. Each of them that has a best value also has
+`peak/NAME` (the value) and `peak_layer/NAME` (where), logged once per run.
+"""
+
+from typing import Final
+
+from trimtab.core.poles import FOUNDATIONS, POLES
+
+CATEGORICAL: Final = (
+    "categorical/cosine/mean",
+    *(f"categorical/cosine/{foundation}" for foundation in FOUNDATIONS),
+    "categorical/off_diagonal",
+)
+GRADIENT: Final = tuple(
+    f"gradient/{statistic}/{of}"
+    for statistic in ("spearman", "pearson")
+    for of in ("mean", "pooled", *POLES)
+)
+GROUPINGS: Final = ("polarity", "foundation", "foundation_polarity")
+AGREEMENTS: Final = ("ari", "nmi", "homogeneity", "completeness", "v_measure")
+STRUCTURAL: Final = (
+    *(f"structural/{score}/{grouping}" for score in AGREEMENTS for grouping in GROUPINGS),
+    "structural/noise",
+    "structural/clusters",
+    "structural/components",
+    "structural/rows",
+)
+DIMENSIONAL: Final = (
+    "dimensional/r2",
+    "dimensional/r2_adjusted",
+    *(f"dimensional/r2_pole/{pole}" for pole in POLES),
+    "dimensional/rows",
+    "dimensional/width",
+    "dimensional/ridge",
+)
+BY_LAYER: Final = frozenset((*CATEGORICAL, *GRADIENT, *STRUCTURAL, *DIMENSIONAL))
+
+HIGHER_IS_PEAK: Final = (
+    "gradient/spearman/mean",
+    "gradient/spearman/pooled",
+    *(f"gradient/spearman/{pole}" for pole in POLES),
+    *(f"structural/ari/{grouping}" for grouping in GROUPINGS),
+    "dimensional/r2",
+)
+LOWER_IS_PEAK: Final = (
+    "categorical/cosine/mean",
+    *(f"categorical/cosine/{foundation}" for foundation in FOUNDATIONS),
+)
+"""A low cosine between virtue and vice is the model telling them apart: its best layer."""
+
+EXTRACTION: Final = (
+    "extract/tokens",
+    "extract/prompts",
+    "extract/rows",
+    "extract/seconds",
+    "extract/tokens_per_second",
+)
+NAMES: Final = BY_LAYER.union(
+    EXTRACTION,
+    *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
+)

@@ -1,0 +1,247 @@
+"""Models by id or folder: what one is (cheaply), and the model itself.
+
+`describe` reads the configuration and the tokenizer only, so that a driver can name, check and
+plan a run before any weight is read or any GPU is asked for. `load` reads the weights; dtype and
+device are decided there, once. Code that comes with a model is never run (`trust_remote_code`
+stays off). Foreign exceptions are translated here and nowhere else.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from trimtab.core.config import Config
+from trimtab.core.errors import ModelError
+from trimtab.core.hashing import SHORT
+from trimtab.models.blocks import Decoder, find_decoder
+from trimtab.models.registry import REGISTRY, Group
+from trimtab.models.tokens import tokenizer_hash
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SAMPLES = 64
+_SAMPLE_BYTES = 65_536
+
+
+class ModelConfig(Config):
+    """Which model, and how it is held."""
+
+    id: str
+    """Hugging Face id or a folder in Hugging Face layout."""
+    revision: str | None = None
+    """Commit, branch or tag on the hub; the default is the main branch, recorded as a commit."""
+    name: str | None = None
+    """What runs and figures call it; the default is the last part of the id."""
+    group: Group | None = None
+    """base, instruct or guard; the default is what the registry says, else `other`."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What it computes in. `auto` is what the checkpoint was published in."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is the GPUs that this process sees, else the CPU."""
+    num_gpus: float = 0.0
+    """GPUs that one replica of it gets; a fraction packs several small models on one."""
+
+    @property
+    def label(self) -> str:
+        """What runs and figures call it."""
+        return self.name or self.id.rstrip("/").rsplit("/", 1)[-1]
+
+
+class ModelCard(NamedTuple):
+    """What is known of a model without reading its weights."""
+
+    label: str
+    """What runs and figures call it."""
+    id: str
+    """As it was asked for."""
+    revision: str
+    """The hub's commit, or the fingerprint of a folder."""
+    architecture: str
+    """`model_type` of its configuration."""
+    group: str
+    """base, instruct, guard or other."""
+    family: str
+    """Models to be compared with each other; the architecture where the registry says nothing."""
+    num_layers: int
+    """Decoder blocks."""
+    d_model: int
+    """Width of the residual stream."""
+    parameters: int
+    """Counted on the meta device."""
+    dtype: str
+    """What it will compute in."""
+    tokenizer_hash: str
+    """Content hash of the tokenizer."""
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What makes two models' activations the same, as far as the model goes."""
+        return {
+            "revision": self.revision,
+            "tokenizer": self.tokenizer_hash,
+            "dtype": self.dtype,
+        }
+
+
+class LoadedModel(NamedTuple):
+    """A model ready to run."""
+
+    model: PreTrainedModel
+    """In evaluation mode, gradients off."""
+    tokenizer: PreTrainedTokenizerBase
+    """Its own."""
+    decoder: Decoder
+    """Its blocks, verified."""
+
+
+def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
+    """The card and the tokenizer of a model.
+
+    Raises:
+        ModelError: there is no such model, it lacks a configuration or a tokenizer, or
+            transformers does not know its architecture.
+    """
+    config = _config(spec)
+    tokenizer = _tokenizer(spec)
+    text = config.get_text_config()
+    with _translated(spec), torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    known = REGISTRY.get(spec.id)
+    card = ModelCard(
+        label=spec.label,
+        id=spec.id,
+        revision=getattr(config, "_commit_hash", None) or fingerprint(Path(spec.id)),
+        architecture=config.model_type,
+        group=spec.group or (known.group if known else "other"),
+        family=known.family if known else config.model_type,
+        num_layers=text.num_hidden_layers,
+        d_model=text.hidden_size,
+        parameters=parameters,
+        dtype=_dtype_name(spec, text),
+        tokenizer_hash=tokenizer_hash(tokenizer),
+    )
+    return card, tokenizer
+
+
+def load(spec: ModelConfig) -> LoadedModel:
+    """Reads the weights, onto their device, and finds the blocks.
+
+    Raises:
+        ModelError: as `describe`, or the weights are missing or damaged, or the architecture
+            cannot be run block by block.
+    """
+    config = _config(spec)
+    device = torch.device(_device(spec))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
+    multi_gpu = device.type == "cuda" and torch.cuda.device_count() > 1
+    with _translated(spec):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            spec.id,
+            revision=spec.revision,
+            dtype=DTYPES[_dtype_name(spec, config.get_text_config())],
+            device_map="auto" if multi_gpu else device,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if info["missing_keys"]:
+        raise ModelError(
+            f"The checkpoint {spec.id} lacks {len(info['missing_keys'])} weights of its architecture, "
+            f"{sorted(info['missing_keys'])[0]} among them. Download or save it again."
+        )
+    model.eval().requires_grad_(False)
+    return LoadedModel(model, _tokenizer(spec), find_decoder(model))
+
+
+def fingerprint(folder: Path) -> str:
+    """Content hash of a model folder: small files whole, weights by size and 64 samples each.
+
+    Hashing 470 GB of weights would take longer than running them; two checkpoints that agree in
+    size and in every sample but differ elsewhere are told apart by nothing here.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(
+        p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin")
+    ):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            if size <= _SAMPLES * _SAMPLE_BYTES:
+                digest.update(file.read())
+                continue
+            for sample in range(_SAMPLES):
+                file.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:SHORT]
+
+
+def _config(spec: ModelConfig) -> PretrainedConfig:
+    folder = Path(spec.id).expanduser()
+    looks_like_path = spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1
+    if looks_like_path and not folder.is_dir():
+        raise ModelError(
+            f"There is no model folder {spec.id}. Give a folder or a hub id like org/name."
+        )
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"A model folder must hold a config.json, but {spec.id} does not. Give the folder that "
+            "`save_pretrained` wrote or a snapshot from the hub."
+        )
+    with _translated(spec):
+        return AutoConfig.from_pretrained(spec.id, revision=spec.revision, trust_remote_code=False)
+
+
+def _tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
+    folder = Path(spec.id).expanduser()
+    files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+    if folder.is_dir() and not any((folder / file).is_file() for file in files):
+        raise ModelError(
+            f"A model folder must hold its tokenizer ({', '.join(files[:3])}), but {spec.id} has "
+            "none. Copy the tokenizer files of the model next to its weights."
+        )
+    with _translated(spec):
+        return AutoTokenizer.from_pretrained(
+            spec.id, revision=spec.revision, trust_remote_code=False
+        )
+
+
+@contextmanager
+def _translated(spec: ModelConfig) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        if isinstance(error, ModelError):
+            raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{spec.id} cannot be loaded: {first} If it is a hub id, check its spelling, the network "
+            "(or the local cache), and for a gated model `hf auth login`."
+        ) from error
+
+
+def _device(spec: ModelConfig) -> str:
+    if spec.device != "auto":
+        return spec.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype_name(spec: ModelConfig, text: Any) -> str:  # noqa: ANN401 (configs carry what they like)
+    if spec.dtype != "auto":
+        return spec.dtype
+    published = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
+    return published if published in DTYPES else "float32"
