@@ -47,7 +47,7 @@ def take(rows: Rows, which: np.ndarray) -> Rows:
     return Rows(rows.x[which], rows.labels.take(which))
 
 
-def arrays(value: Any) -> Iterator[np.ndarray]:
+def arrays(value: object) -> Iterator[np.ndarray]:
     if is_dataclass(value):
         value = [getattr(value, f.name) for f in fields(value)]
     if isinstance(value, list | tuple):
@@ -57,16 +57,18 @@ def arrays(value: Any) -> Iterator[np.ndarray]:
         yield np.asarray(value, dtype=np.float64)
 
 
-def assert_same(a: Any, b: Any, tolerance: float) -> None:
+def assert_same(a: object, b: object, tolerance: float) -> None:
     for left, right in zip(arrays(a), arrays(b), strict=True):
-        scale = np.nanmax(np.abs(left), initial=0.0)
+        scale = np.abs(left[~np.isnan(left)]).max(initial=0.0)
         np.testing.assert_allclose(left, right, rtol=0, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
-def test_any_cut_order_and_merge_tree_gives_what_one_update_gives(kind, data, make_rows) -> None:
+def test_any_cut_order_and_merge_tree_gives_what_one_update_gives(
+    kind: str, data: st.DataObject, make_rows: Callable[..., Rows]
+) -> None:
     rows = make_rows(60, 6)
     fold = fold_of(kind, rows)
     order = np.array(data.draw(st.permutations(range(60))))
@@ -85,7 +87,7 @@ def test_any_cut_order_and_merge_tree_gives_what_one_update_gives(kind, data, ma
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_updating_twice_is_merging_two_updates(kind, make_rows) -> None:
+def test_updating_twice_is_merging_two_updates(kind: str, make_rows: Callable[..., Rows]) -> None:
     rows = make_rows(60, 6)
     fold, half = fold_of(kind, rows), np.arange(60) < 25
     first, second = take(rows, half), take(rows, ~half)
@@ -95,7 +97,7 @@ def test_updating_twice_is_merging_two_updates(kind, make_rows) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_rows_give_the_same_bits(kind, make_rows) -> None:
+def test_the_same_rows_give_the_same_bits(kind: str, make_rows: Callable[..., Rows]) -> None:
     rows = make_rows()
     fold = fold_of(kind, rows)
     a, b = (fold.finish(fold.update(fold.zero(), rows)) for _ in range(2))
@@ -104,7 +106,9 @@ def test_the_same_rows_give_the_same_bits(kind, make_rows) -> None:
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2, 5])
 @pytest.mark.parametrize("kind", KINDS)
-def test_too_few_rows_report_only_what_is_defined(kind, num_rows, make_rows) -> None:
+def test_too_few_rows_report_only_what_is_defined(
+    kind: str, num_rows: int, make_rows: Callable[..., Rows]
+) -> None:
     rows = take(make_rows(), np.arange(num_rows))
     fold = fold_of(kind, rows)
     values = RESULT_METRICS[kind](fold.finish(fold.update(fold.zero(), rows)))
@@ -115,7 +119,7 @@ def test_too_few_rows_report_only_what_is_defined(kind, num_rows, make_rows) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_constant_activations_measure_nothing(kind, make_rows) -> None:
+def test_constant_activations_measure_nothing(kind: str, make_rows: Callable[..., Rows]) -> None:
     rows = make_rows(60, 6)
     rows = Rows(np.full_like(rows.x, 1234.567), rows.labels)
     fold = fold_of(kind, rows)
@@ -127,25 +131,23 @@ def test_constant_activations_measure_nothing(kind, make_rows) -> None:
         assert set(values) == {"dimensional/rows", "dimensional/width"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_constant_column_changes_no_cosine_cluster_or_fit(kind, make_rows) -> None:
+@pytest.mark.parametrize("kind", ["centres", "gradient", "structural"])
+def test_a_constant_column_changes_no_cosine_and_no_cluster(
+    kind: str, make_rows: Callable[..., Rows]
+) -> None:
     rows = make_rows()
     wider = Rows(np.hstack([rows.x, np.full((240, 1), 7, np.float32)]), rows.labels)
-    if kind == "released":
-        pytest.skip("a gradient step on raw activations does feel a constant column")
-    of = []
+    values = []
     for these in (rows, wider):
         fold = fold_of(kind, these)
-        of.append(RESULT_METRICS[kind](fold.finish(fold.update(fold.zero(), these))))
-    unaffected = set(of[0]) - {"dimensional/width", "dimensional/r2_adjusted", "dimensional/ridge"}
-    if kind == "moments":
-        unaffected = {"dimensional/rows"}
-    for name in unaffected:
-        assert of[0][name] == pytest.approx(of[1][name], abs=1e-9)
+        values.append(RESULT_METRICS[kind](fold.finish(fold.update(fold.zero(), these))))
+    assert values[0] == pytest.approx(values[1], abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_activation_that_is_not_a_number_is_refused_by_its_scenario(kind, make_rows) -> None:
+def test_an_activation_that_is_not_a_number_is_refused_by_its_scenario(
+    kind: str, make_rows: Callable[..., Rows]
+) -> None:
     rows = make_rows(20, 4)
     fold = fold_of(kind, rows)
     rows.x[7, 2] = np.nan
@@ -154,7 +156,9 @@ def test_an_activation_that_is_not_a_number_is_refused_by_its_scenario(kind, mak
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_value_of_a_full_layer_has_a_listed_name(kind, make_rows) -> None:
+def test_every_value_of_a_full_layer_has_a_listed_name(
+    kind: str, make_rows: Callable[..., Rows]
+) -> None:
     rows = make_rows()
     fold = fold_of(kind, rows)
     values = RESULT_METRICS[kind](fold.finish(fold.update(fold.zero(), rows)))

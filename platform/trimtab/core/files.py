@@ -6,8 +6,8 @@ killed process never leaves something half-written under a finished name.
 
 import errno
 import json
-import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +42,7 @@ def finished_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         yield temporary
         temporary.replace(path)

@@ -5,7 +5,7 @@ one layer together with their `Labels`, and nothing else: no text, no data frame
 """
 
 from dataclasses import dataclass, fields
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -35,12 +35,12 @@ class Labels:
     def __len__(self) -> int:
         return len(self.index)
 
-    def take(self, which: np.ndarray) -> Self:
+    def take(self, which: np.ndarray) -> "Labels":
         """The rows that an index array or a boolean mask picks."""
-        return type(self)(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+        return Labels(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     @classmethod
-    def concatenate(cls, parts: list[Self]) -> Self:
+    def concatenate(cls, parts: list["Labels"]) -> "Labels":
         """One table from several, in the order given. Needs at least one part."""
         return cls(
             **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)}

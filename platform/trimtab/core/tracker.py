@@ -6,7 +6,7 @@ writes to an MLflow server, to plain files, or into a test's recorder.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class Metric(NamedTuple):
@@ -49,6 +49,6 @@ class Tracker(Protocol):
         """A finished file (figure as PNG, table as Parquet, manifest as JSON)."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> "Tracker": ...
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None: ...

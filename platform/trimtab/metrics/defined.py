@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-def defined(names: Iterable[str], values: Iterable[float]) -> dict[str, float]:
+def defined(names: Iterable[str], values: Iterable[float | int]) -> dict[str, float]:
     """Pairs names with values (equally many) and leaves out those that are NaN."""
     pairs = zip(names, values, strict=True)
     return {name: float(value) for name, value in pairs if not np.isnan(value)}

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float64
 
+from trimtab.metrics.vectors import ROUNDING
+
 
 @dataclass(frozen=True, eq=False)
 class JointMoments:
@@ -69,6 +71,12 @@ def merge(a: JointMoments, b: JointMoments) -> JointMoments:
         sxy=a.sxy + b.sxy + np.outer(weight * dx, dy),
         syy=a.syy + b.syy + weight * dy * dy,
     )
+
+
+def varies(moments: JointMoments) -> bool:
+    """Whether x has any variance but that of rounding."""
+    variance = np.trace(moments.sxx) / max(moments.count, 1)
+    return bool(variance > ROUNDING**2 * (moments.mean_x @ moments.mean_x))
 
 
 def squared_error(

@@ -11,7 +11,8 @@ scikit-learn counts it, so 20 here is 21 there. UMAP is for pictures and not her
 
 Memory and time: keeps all rows (see `rows`), centres them in float64 (534 MB at 16k x 4096), and
 decomposes their covariance, or with more columns than rows the rows themselves: O(n d^2), the exact
-PCA that the full SVD gives, five times faster. HDBSCAN compares all pairs: `algorithm` says how.
+PCA that the full SVD gives, four times faster at 4,000 x 1,024. HDBSCAN compares all pairs:
+`algorithm` says how. 16,315 rows of 4,096 on two cores: 33 s, 5.2 GB at the peak.
 
 Li, Teng and Wang 2026, arXiv 2603.15615, "Structural indifference"; docs: METHODS 1.4.
 """

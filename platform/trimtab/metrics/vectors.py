@@ -32,5 +32,5 @@ def cosine(
     """Cosine along the last axis, in [-1, 1]; NaN where either vector is zero or NaN."""
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     dots = np.asarray((a * b).sum(axis=-1))
-    undefined = np.full(dots.shape, np.nan)
-    return np.clip(np.divide(dots, lengths, out=undefined, where=lengths > 0), -1.0, 1.0)
+    ratios = np.divide(dots, lengths, out=np.full(dots.shape, np.nan), where=lengths > 0)
+    return np.clip(ratios, -1.0, 1.0, out=ratios)

@@ -86,7 +86,7 @@ class Engine:
         Raises:
             ConfigError: a layer that the model does not have, or an unknown pooling.
         """
-        _check(request, source.num_layers)
+        check_request(request, source.num_layers)
         self.source = source
         self.request = request
         self.device = device
@@ -152,7 +152,12 @@ class Engine:
         return rows.cpu()
 
 
-def _check(request: Request, num_layers: int) -> None:
+def check_request(request: Request, num_layers: int) -> None:
+    """Refuses what a model of so many layers cannot give.
+
+    Raises:
+        ConfigError: a layer that the model does not have, none at all, or an unknown pooling.
+    """
     if not request.layers:
         raise ConfigError("At least one layer must be asked for.")
     for layer in request.layers:

@@ -10,7 +10,7 @@ Cost: the published file in a few seconds and well below 1.5 GB.
 import io
 import logging
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -49,7 +49,7 @@ class PrepareConfig(Config):
     """Of the kept rows, in training and in validation; the rest is for testing."""
 
     @model_validator(mode="after")
-    def _fractions_fit(self) -> Self:
+    def _fractions_fit(self) -> "PrepareConfig":
         if sum(self.fractions) > 1:
             raise ValueError(
                 f"`training + validation <= 1` must hold, but got {self.fractions}; "

@@ -13,7 +13,7 @@ rows are kept); docs: METHODS 1.1. Cost: the six columns in use, 0.3 GB for the 
 """
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 import polars as pl
 
@@ -156,7 +156,7 @@ def _foundations(values: pl.DataFrame, path: Path) -> pl.DataFrame:
     )
 
 
-def _refuse(path: Path, row: int, column: str, value: str) -> None:
+def _refuse(path: Path, row: int, column: str, value: str) -> NoReturn:
     rule = "a number"
     if column in SCALES:
         rule = "one of " + ", ".join(str(answer) for answer in SCALES[column])

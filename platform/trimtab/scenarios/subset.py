@@ -5,8 +5,8 @@ Per foundation, from all splits: up to 300 rows of either pole at each graded ty
 The published file gives 16,315 rows.
 
 Two ways to draw, the same bins. As released, one stream of Python's `random` runs through all bins
-in order, and a bin smaller than its quota draws too, so one row more in any bin changes all the
-draws after it. By default each bin has its own named seed and a bin that fits its quota is taken
+in order, and a bin smaller than its quota draws too, so one row more in it can change the draws
+after it. By default each bin has its own named seed and a bin that fits its quota is taken
 whole: what is drawn from a bin depends on that bin alone.
 
 Either way the rows come back in the order of the table they came from, not in the order drawn.
@@ -79,8 +79,9 @@ def bins(scenarios: pl.DataFrame, config: SubsetConfig) -> Iterator[Bin]:
     quotas = dict.fromkeys(levels, config.num_graded)
     quotas |= {1.0: config.num_typical, -1.0: config.num_typical, 0.0: config.num_neutral}
     for name in FOUNDATIONS:
+        mine = foundation == name
         for level, quota in quotas.items():
-            rows = np.flatnonzero((foundation == name) & (signed == level))
+            rows = np.flatnonzero(mine & (signed == level))
             yield Bin(f"{name}/{POLARITIES[int(np.sign(level))]}/{abs(level)}", rows, quota)
 
 

@@ -1,1 +1,4 @@
-"""To be written."""
+"""The room that runs things on Ray: extraction, folds, and the drivers that join the other rooms.
+
+The only room that imports `ray.data`.
+"""

@@ -92,6 +92,22 @@ def probe(uri: str) -> None:
         MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
+def run_exists(uri: str, run_id: str) -> bool:
+    """Whether a tracking store has a run, and has not deleted it.
+
+    Raises:
+        TrackError: the store does not answer.
+    """
+    with _translated(uri):
+        try:
+            run = MlflowClient(tracking_uri=uri).get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+    return run.info.lifecycle_stage == "active"
+
+
 def ui_command(uri: str) -> str:
     """The shell line that opens the MLflow UI on a store."""
     if uri.startswith(("http://", "https://")):

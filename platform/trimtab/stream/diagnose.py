@@ -1,0 +1,277 @@
+"""The driver of the first job: scenarios and models in, a diagnosis of each model out.
+
+Everything that can be wrong with the input is found before Ray is started: the store of runs
+answers, the folder can be written, each model has a configuration and a tokenizer, each layer
+exists, each prompt fits. Then the models run one after another. What is finished is not computed
+again, and what is computed is logged before the next model begins.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from transformers import PreTrainedTokenizerBase
+
+from trimtab.core.files import finished_file, writable_folder
+from trimtab.core.hashing import content_hash
+from trimtab.models.engine import Request, check_request
+from trimtab.models.loading import ModelCard, ModelConfig, describe
+from trimtab.models.tokens import adds_bos
+from trimtab.report.figures import draw_all
+from trimtab.report.tables import Cell, summary
+from trimtab.store.reader import open_store
+from trimtab.store.writer import Writer
+from trimtab.stream import nursery
+from trimtab.stream.blocks import Plan
+from trimtab.stream.config import DiagnoseConfig, ExtractJob
+from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
+from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
+from trimtab.stream.fold import Measure, Progress, fold, layer_groups
+from trimtab.stream.measures import bytes_per_layer, first_pass, layer_result, second_pass
+from trimtab.stream.publish import EXPERIMENT, git_commit, publish
+from trimtab.stream.scenarios import Scenarios, data_identity, plan_for, read
+from trimtab.stream.session import ray_session
+from trimtab.stream.sources import Source, StoreSource
+from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri
+
+log = logging.getLogger(__name__)
+
+DIAGNOSIS_VERSION = 1
+"""Raised whenever the same configuration begins to give other measures."""
+
+Report = Callable[[str, int, int], None]
+"""Told (stage, done, of)."""
+
+
+class Outcome(NamedTuple):
+    """What a diagnosis leaves behind."""
+
+    diagnoses: list[Diagnosis]
+    """One per model, in the order asked for."""
+    runs: dict[str, str]
+    """Model name -> MLflow run id."""
+    table: list[dict[str, Cell]]
+    """One row per model: each measure at its best layer."""
+    figures: list[Path]
+    """All models overlaid, and a matrix of each."""
+    tracking_uri: str
+    """The MLflow store."""
+
+
+class Task(NamedTuple):
+    """One model, understood and planned, with no weight read yet."""
+
+    spec: ModelConfig
+    """Where it is and how it is held."""
+    card: ModelCard
+    """What it is."""
+    plan: Plan
+    """What it reads."""
+    request: Request
+    """What is read of it."""
+    identity: dict[str, Any]
+    """All that decides its activations."""
+
+
+def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcome:
+    """Runs a diagnosis to its end.
+
+    Args:
+        config: what to do.
+        report: told about progress.
+
+    Raises:
+        TrimtabError: something the user can mend.
+    """
+    out = writable_folder(config.out)
+    uri = prepare_store(config.tracking_uri or sqlite_uri(out))
+    scenarios = read(config.data, out, as_released=config.as_released)
+    models = nursery.resolve(
+        config.models, config.data, out, lambda name, i, n: report(f"train nursery {name}", i, n)
+    )
+    tasks = [task(spec, scenarios, config) for spec in models]
+    diagnoses, runs = [], {}
+    with ray_session():
+        for todo in tasks:
+            found = _diagnose_one(todo, scenarios, config, report)
+            diagnoses.append(found)
+            runs[found.card.label] = publish(
+                found,
+                config,
+                uri,
+                lambda name: MlflowTracker(EXPERIMENT, name, uri),
+                lambda run_id: run_exists(uri, run_id),
+            )
+    drawn = {found.card.label: found.drawn for found in diagnoses}
+    folder = writable_folder(
+        out / "summary" / content_hash([str(d.folder.name) for d in diagnoses])
+    )
+    table = summary(drawn)
+    with finished_file(folder / "summary.parquet") as temporary:
+        pl.DataFrame(table).write_parquet(temporary)
+    return Outcome(diagnoses, runs, table, draw_all(drawn, folder / "figures"), uri)
+
+
+def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob) -> Task:
+    """Reads a model's configuration and tokenizer, and plans its work.
+
+    Raises:
+        ModelError: the model cannot be found or understood.
+        ConfigError: a layer it does not have.
+        DataError: a prompt over the length limit.
+    """
+    card, tokenizer = describe(spec)
+    request = request_for(card, job.extract, has_bos=adds_bos(tokenizer))
+    check_request(request, card.num_layers)
+    plan = _plan(scenarios, tokenizer, job)
+    return Task(spec, card, plan, request, identity_of(card, request, plan, job))
+
+
+def _plan(scenarios: Scenarios, tokenizer: PreTrainedTokenizerBase, job: ExtractJob) -> Plan:
+    return plan_for(scenarios.table, tokenizer, job.data.prompt, job.extract)
+
+
+def _diagnose_one(
+    todo: Task, scenarios: Scenarios, config: DiagnoseConfig, report: Report
+) -> Diagnosis:
+    identity = content_hash(
+        [
+            DIAGNOSIS_VERSION,
+            todo.identity,
+            data_identity(scenarios, config.data),
+            config.measures.model_dump(mode="json"),
+            config.as_released,
+            todo.card.label,
+        ]
+    )
+    folder = config.out / "diagnoses" / f"{todo.card.label}-{identity}"
+    if (finished := load_diagnosis(folder)) is not None:
+        log.info("%s is finished and reused: %s", todo.card.label, folder)
+        report(f"{todo.card.label}: finished before, reused", 1, 1)
+        return finished
+    source, stats = _source(todo, scenarios, config, report)
+    results = _measure(todo, source, config, report)
+    found = Diagnosis(
+        card=todo.card,
+        layers={layer: layer_result(config, named) for layer, named in sorted(results.items())},
+        costs=_costs(todo.plan, stats),
+        provenance=_provenance(todo, scenarios, config, identity),
+        folder=writable_folder(folder),
+        reused=False,
+    )
+    found.save()
+    return found
+
+
+def _source(
+    todo: Task, scenarios: Scenarios, config: DiagnoseConfig, report: Report
+) -> tuple[Source, Stats | None]:
+    """Where the measures read rows from: a finished store, or the model itself."""
+    if not config.store:
+        return source_for(todo.spec, todo.request, config), None
+    path, stats = fill_store(todo, scenarios, config, report)
+    return StoreSource(path, config.extract.pooling), stats
+
+
+def fill_store(
+    todo: Task, scenarios: Scenarios, job: ExtractJob, report: Report
+) -> tuple[Path, Stats]:
+    """The finished, verified store of a task, extracted where it is not there yet.
+
+    Raises:
+        StoreError: a shard is damaged.
+        TrimtabError: what a worker met.
+    """
+    writer = Writer(job.out / "activations", todo.identity, (job.extract.pooling,))
+    blocks = len(todo.plan.blocks)
+    if writer.finished:
+        report(f"{todo.card.label}: activations reused", blocks, blocks)
+        stats = Stats(0, 0, 0.0, [])
+    else:
+        _, stats = extract_to_store(
+            todo.plan,
+            writer,
+            source_for(todo.spec, todo.request, job),
+            job,
+            todo.spec.num_gpus,
+            {
+                "model": todo.card._asdict(),
+                "prompt": job.data.prompt,
+                "scenarios": scenarios.manifest.identity,
+            },
+            lambda done: report(f"{todo.card.label}: extract", done, blocks),
+        )
+    open_store(writer.path).verify()
+    return writer.path, stats
+
+
+def _measure(
+    todo: Task, source: Source, config: DiagnoseConfig, report: Report
+) -> dict[int, dict[str, Any]]:
+    """Both passes over all layers, in groups of layers that fit a worker's memory."""
+    per_layer = bytes_per_layer(config, todo.card.d_model, todo.plan.num_rows)
+    groups = layer_groups(todo.request.layers, per_layer, config.workers.memory_gb)
+    results: dict[int, dict[str, Any]] = {layer: {} for layer in todo.request.layers}
+    for number, group in enumerate(groups, 1):
+        part = f" (layers {group[0]} to {group[-1]})" if len(groups) > 1 else ""
+        for name, choose in (
+            ("first pass", lambda _: first_pass(config)),
+            ("second pass", lambda layer: second_pass(config, results[layer])),
+        ):
+            measures = {layer: choose(layer) for layer in group}
+            if any(measures.values()):
+                stage = f"{todo.card.label}: {name}{part}"
+                found = _pass(todo, source, measures, config, _told(report, stage, todo.plan))
+                for layer, named in found.items():
+                    results[layer] |= named
+        log.debug("%s: group %d of %d is done", todo.card.label, number, len(groups))
+    return results
+
+
+def _pass(
+    todo: Task,
+    source: Source,
+    measures: dict[int, dict[str, Measure]],
+    config: DiagnoseConfig,
+    progress: Progress,
+) -> dict[int, dict[str, Any]]:
+    if config.store:
+        return fold(todo.plan.blocks, source, measures, config.workers, 0, progress).results
+    only = todo.request.model_copy(update={"layers": tuple(measures)})
+    model = source_for(todo.spec, only, config)
+    gpus = todo.spec.num_gpus
+    return fold(todo.plan.blocks, model, measures, config.workers, gpus, progress).results
+
+
+def _told(report: Report, stage: str, plan: Plan) -> Progress:
+    return lambda done: report(stage, done, len(plan.blocks))
+
+
+def _costs(plan: Plan, stats: Stats | None) -> dict[str, float]:
+    costs = {
+        "extract/rows": float(plan.num_rows),
+        "extract/prompts": float(plan.num_prompts),
+        "extract/tokens": float(plan.num_tokens),
+    }
+    if stats is not None and stats.seconds > 0:
+        costs["extract/seconds"] = stats.seconds
+        costs["extract/tokens_per_second"] = stats.tokens / stats.seconds
+    return costs
+
+
+def _provenance(
+    todo: Task, scenarios: Scenarios, config: DiagnoseConfig, identity: str
+) -> dict[str, Any]:
+    splits = scenarios.table["split"].value_counts()
+    return {
+        "identity": identity,
+        "activations": content_hash(todo.identity),
+        "data": scenarios.manifest.source,
+        "data_hash": data_identity(scenarios, config.data),
+        "source": scenarios.manifest.data,
+        "profile": {"rows": todo.plan.num_rows, **dict(splits.iter_rows())},
+        "as_released": config.as_released,
+        "git_commit": git_commit(),
+    }

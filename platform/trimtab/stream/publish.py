@@ -1,0 +1,139 @@
+"""One MLflow run per diagnosed model, by the conventions of DESIGN 4.
+
+Per-layer metrics carry step = layer, so that the UI's own charts lay models over each other. A
+diagnosis that is already in the store at hand is not logged twice.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trimtab.core.config import Config
+from trimtab.core.files import finished_file, write_json
+from trimtab.core.tracker import Metric, Tracker
+from trimtab.report.figures import draw_all
+from trimtab.stream.diagnosis import RESULT, Diagnosis
+
+LOGGED = "logged.json"
+EXPERIMENT = "trimtab/diagnose"
+
+
+def publish(
+    diagnosis: Diagnosis,
+    config: Config,
+    uri: str,
+    tracker_for: Callable[[str], Tracker],
+    exists: Callable[[str], bool],
+) -> str:
+    """Logs a diagnosis and returns the run's id; one that is there already is left alone.
+
+    Args:
+        config: what the run's parameters are taken from.
+        uri: names the tracking store.
+        tracker_for: a tracker for a run of the name given.
+        exists: whether the store has a run of the id given.
+
+    Raises:
+        TrackError: the store does not answer.
+    """
+    logged = _logged(diagnosis.folder)
+    if uri in logged and exists(logged[uri]):
+        return logged[uri]
+    files = _files(diagnosis)
+    with tracker_for(diagnosis.card.label) as tracker:
+        tracker.tags(tags(diagnosis))
+        tracker.params(flat(config.model_dump(mode="json", exclude={"models", "out"})))
+        provenance = diagnosis.provenance
+        tracker.dataset(
+            provenance["data"], provenance["data_hash"], provenance["source"], provenance["profile"]
+        )
+        tracker.metrics(metrics(diagnosis))
+        for path, folder in files:
+            tracker.artifact(path, folder)
+    write_json(diagnosis.folder / LOGGED, logged | {uri: tracker.run_id})
+    return tracker.run_id
+
+
+def metrics(diagnosis: Diagnosis) -> list[Metric]:
+    """Every measure by layer, the peaks, and what it cost."""
+    by_layer = [
+        Metric(name, value, layer)
+        for name, layers in diagnosis.curves.items()
+        for layer, value in layers.items()
+    ]
+    whole = diagnosis.peaks | diagnosis.costs
+    return by_layer + [Metric(name, value, 0) for name, value in whole.items()]
+
+
+def tags(diagnosis: Diagnosis) -> dict[str, str]:
+    """What runs are searched and grouped by."""
+    card = diagnosis.card
+    return {
+        "model": card.id,
+        "family": card.family,
+        "group": card.group,
+        "architecture": card.architecture,
+        "parameters": str(card.parameters),
+        "revision": card.revision,
+        "quantisation": "none",
+        "dtype": card.dtype,
+        "block_source": "resident",
+        "as_released": str(diagnosis.provenance["as_released"]).lower(),
+        "git_commit": diagnosis.provenance["git_commit"],
+        "config_hash": diagnosis.provenance["identity"],
+        "data_hash": diagnosis.provenance["data_hash"],
+    }
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """A tree of settings as `a.b.c` keys."""
+    found: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found
+
+
+def git_commit() -> str:
+    """The commit of the working folder, or `unknown` outside a repository."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def _files(diagnosis: Diagnosis) -> list[tuple[Path, str]]:
+    """The figures, the table and the result itself, with the artifact folder of each."""
+    figures = draw_all({diagnosis.card.label: diagnosis.drawn}, diagnosis.folder / "figures")
+    table = diagnosis.folder / "measures.parquet"
+    rows = [metric for metric in metrics(diagnosis) if not metric.name.startswith("peak")]
+    with finished_file(table) as temporary:
+        pl.DataFrame(
+            {
+                "model": [diagnosis.card.label] * len(rows),
+                "metric": [metric.name for metric in rows],
+                "layer": [metric.step for metric in rows],
+                "value": [metric.value for metric in rows],
+            }
+        ).write_parquet(temporary)
+    return [
+        *((path, "figures") for path in figures),
+        (table, "tables"),
+        (diagnosis.folder / RESULT, "tables"),
+    ]
+
+
+def _logged(folder: Path) -> dict[str, str]:
+    path = folder / LOGGED
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
