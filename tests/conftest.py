@@ -1,9 +1,17 @@
-"""What every room's tests share: where the real data is."""
+"""What every room's tests share: where the real data is, and one local Ray."""
 
+import logging
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("trimtab", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("trimtab")
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +22,26 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no real data at {path}; set TRIMTAB_TEST_DATA to a folder that has it")
     return path
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """The one Ray of the session, with a HOME and a folder of its own; mark its tests `ray`."""
+    import ray
+
+    # A socket's path must stay below 108 characters, which pytest's own folders exceed.
+    folder = Path(tempfile.mkdtemp(prefix="tt-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(folder / "home"))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        (folder / "home").mkdir()
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            _temp_dir=str(folder / "ray"),
+        )
+        yield
+        ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

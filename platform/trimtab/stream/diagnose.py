@@ -29,7 +29,13 @@ from trimtab.stream.config import DiagnoseConfig, ExtractJob
 from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
 from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
 from trimtab.stream.fold import Measure, Progress, fold, layer_groups
-from trimtab.stream.measures import bytes_per_layer, first_pass, layer_result, second_pass
+from trimtab.stream.measures import (
+    bytes_per_layer,
+    finish_bytes,
+    first_pass,
+    layer_result,
+    second_pass,
+)
 from trimtab.stream.publish import EXPERIMENT, git_commit, publish
 from trimtab.stream.scenarios import Scenarios, data_identity, plan_for, read
 from trimtab.stream.session import ray_session
@@ -237,12 +243,13 @@ def _pass(
     config: DiagnoseConfig,
     progress: Progress,
 ) -> dict[int, dict[str, Any]]:
-    if config.store:
-        return fold(todo.plan.blocks, source, measures, config.workers, 0, progress).results
-    only = todo.request.model_copy(update={"layers": tuple(measures)})
-    model = source_for(todo.spec, only, config)
-    gpus = todo.spec.num_gpus
-    return fold(todo.plan.blocks, model, measures, config.workers, gpus, progress).results
+    gpus = 0.0
+    if not config.store:
+        only = todo.request.model_copy(update={"layers": tuple(measures)})
+        source, gpus = source_for(todo.spec, only, config), todo.spec.num_gpus
+    held = finish_bytes(config, todo.plan.num_rows)
+    folded = fold(todo.plan.blocks, source, measures, config.workers, gpus, held, progress)
+    return folded.results
 
 
 def _told(report: Report, stage: str, plan: Plan) -> Progress:

@@ -21,7 +21,7 @@ from trimtab.store.writer import Writer
 from trimtab.stream.blocks import Plan, from_batch, to_tables
 from trimtab.stream.config import ExtractConfig, ExtractJob
 from trimtab.stream.fold import Progress
-from trimtab.stream.session import worker_errors
+from trimtab.stream.session import ERROR, raise_returned, returning_errors
 from trimtab.stream.sources import ModelSource
 
 EXTRACTION_VERSION = 1
@@ -72,6 +72,7 @@ class ExtractBlocks:
     def __init__(self, source: ModelSource, writer: Writer) -> None:
         self.source, self.writer = source, writer
 
+    @returning_errors
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One row of statistics."""
         block = from_batch(batch)
@@ -124,10 +125,11 @@ def extract_to_store(
             num_cpus=job.workers.num_cpus,
             num_gpus=num_gpus,
         )
-        with worker_errors():
-            for row in dataset.iter_rows():
-                rows.append(row)
-                progress(len(plan.blocks) - len(missing) + len(rows))
+        for row in dataset.iter_rows():
+            if ERROR in row:
+                raise_returned(row[ERROR])
+            rows.append(row)
+            progress(len(plan.blocks) - len(missing) + len(rows))
     stats = _stats(rows)
     path = writer.finish(
         len(plan.blocks),

@@ -20,7 +20,7 @@ from trimtab.core.fold import Fold
 from trimtab.core.rows import Rows
 from trimtab.stream.blocks import Block, from_batch, to_tables
 from trimtab.stream.config import WorkerConfig
-from trimtab.stream.session import worker_errors
+from trimtab.stream.session import ERROR, raise_returned, returning_errors, task_errors
 from trimtab.stream.sources import ModelSource, Source
 
 Progress = Callable[[int], None]
@@ -54,7 +54,8 @@ def fold(
     source: Source,
     measures: Measures,
     workers: WorkerConfig,
-    num_gpus: float = 0,
+    num_gpus: float = 0.0,
+    finish_bytes: int = 0,
     progress: Progress = lambda _: None,
 ) -> Folded:
     """One pass over all blocks, for some layers.
@@ -65,19 +66,23 @@ def fold(
         measures: what is computed at which layer.
         workers: what each worker gets.
         num_gpus: GPUs of each worker.
+        finish_bytes: what finishing one layer may hold at once; Ray runs only as many side by side
+            as fit a machine.
         progress: told after each block.
 
     Raises:
         TrimtabError: what a worker met.
     """
-    with worker_errors():
+    with task_errors():
         shared = ray.put(measures)
         tree = _Tree(shared)
         for done, ref in enumerate(_partial_states(blocks, source, measures, workers, num_gpus), 1):
             tree.add(ref)
             progress(done)
         root = tree.root()
-        finished = {layer: _finish.remote(measures[layer], layer, root) for layer in measures}
+        memory = min(finish_bytes, int(workers.memory_gb * 1e9))
+        finish = ray.remote(finish_layer).options(memory=memory)
+        finished = {layer: finish.remote(measures[layer], layer, root) for layer in measures}
         results = {layer: ray.get(ref) for layer, ref in finished.items()}
     return Folded(results, tree.num_merges)
 
@@ -105,6 +110,8 @@ def _partial_states(
         )
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
+            if bundle.schema is not None and ERROR in bundle.schema.names:
+                raise_returned(ray.get(entry.ref)[ERROR][0].as_py())
             yield cast(Any, entry.ref)
 
 
@@ -114,6 +121,7 @@ class FoldBlocks:
     def __init__(self, source: Source, measures: Measures) -> None:
         self.source, self.measures = source, measures
 
+    @returning_errors
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One row: which block, how many (1), and a pickled state per layer."""
         block = from_batch(batch)
@@ -137,6 +145,7 @@ class _Tree:
 
     def __init__(self, measures: ray.ObjectRef[Any]) -> None:
         self._measures = measures
+        self._merge_remotely = ray.remote(merge_tables)
         self._stack: list[tuple[int, ray.ObjectRef[Any]]] = []
         self.num_merges = 0
 
@@ -157,11 +166,11 @@ class _Tree:
 
     def _merge(self, left: ray.ObjectRef[Any], right: ray.ObjectRef[Any]) -> ray.ObjectRef[Any]:
         self.num_merges += 1
-        return _merge.remote(self._measures, left, right)
+        return self._merge_remotely.remote(self._measures, left, right)
 
 
-@ray.remote
-def _merge(measures: Measures, left: pa.Table, right: pa.Table) -> pa.Table:
+def merge_tables(measures: Measures, left: pa.Table, right: pa.Table) -> pa.Table:
+    """The states of two neighbours as one, in a task."""
     first, count = left["first"][0].as_py(), left["count"][0].as_py()
     assert right["first"][0].as_py() == first + count, "blocks are merged in the plan's order"
     merged = {"first": [first], "count": [count + right["count"][0].as_py()]}
@@ -172,8 +181,8 @@ def _merge(measures: Measures, left: pa.Table, right: pa.Table) -> pa.Table:
     return pa.table(merged)
 
 
-@ray.remote
-def _finish(named: Mapping[str, Measure], layer: int, root: pa.Table) -> dict[str, Any]:
+def finish_layer(named: Mapping[str, Measure], layer: int, root: pa.Table) -> dict[str, Any]:
+    """The statistics of one layer, in a task."""
     states = _states(root, layer)
     return {name: measure.fold.finish(states[name]) for name, measure in named.items()}
 

@@ -66,6 +66,11 @@ def bytes_per_layer(config: DiagnoseConfig, d_model: int, num_rows: int) -> int:
     return max(first, second, 8 * 11 * d_model)
 
 
+def finish_bytes(config: DiagnoseConfig, num_rows: int) -> int:
+    """What finishing one layer holds at once: for clusters, all distances between its rows."""
+    return 16 * num_rows**2 if "structural" in config.measures.which else 0
+
+
 def layer_result(config: DiagnoseConfig, results: Mapping[str, Any]) -> LayerResult:
     """The numbers and the matrix of one layer, from both passes' results."""
     found: dict[str, float] = {}

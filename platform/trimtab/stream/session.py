@@ -4,15 +4,25 @@ Inside `ray job submit` or beside a running cluster this joins it; else it start
 stops it again.
 """
 
+import functools
 import logging
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Final, NoReturn
 
+import numpy as np
 import ray
 from ray.data import DataContext
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from trimtab.core.errors import TrimtabError
+
+ERROR: Final = "error"
+"""The only column of a row that carries an error."""
+
+Work = Callable[[Any, dict[str, np.ndarray]], dict[str, list[Any]]]
+"""A method that turns a batch into rows."""
 
 
 @contextmanager
@@ -43,27 +53,38 @@ def _quiet_data() -> Iterator[None]:
         context.enable_progress_bars, context.execution_options.preserve_order = before
 
 
+def returning_errors(work: Work) -> Work:
+    """Makes a worker's method return a `TrimtabError` as a row instead of raising it.
+
+    What a Ray Data worker raises reaches the driver as text inside another exception, and is
+    printed on the way; a row of its own reaches it as what it was.
+    """
+
+    @functools.wraps(work)
+    def guarded(self: object, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        try:
+            return work(self, batch)
+        except TrimtabError as error:
+            return {ERROR: [pickle.dumps(error)]}
+
+    return guarded
+
+
+def raise_returned(pickled: bytes) -> NoReturn:
+    """Raises in the driver what a worker returned."""
+    raise pickle.loads(pickled)
+
+
 @contextmanager
-def worker_errors() -> Iterator[None]:
-    """Turns what Ray raises for a failed worker into the error that the worker raised.
+def task_errors() -> Iterator[None]:
+    """Turns what Ray raises for a failed task into the error that the task raised.
 
     Raises:
-        TrimtabError: the worker met something that the user can mend.
+        TrimtabError: the task met something that the user can mend.
     """
     try:
         yield
-    except RayError as error:
-        cause = _ours(error)
-        if cause is None:
-            raise
-        raise cause from None
-
-
-def _ours(error: BaseException | None) -> TrimtabError | None:
-    while error is not None:
-        if isinstance(error, RayTaskError):
-            error = error.cause
-        if isinstance(error, TrimtabError):
-            return type(error)(str(error.args[0]) if error.args else str(error))
-        error = error.__cause__ if error is not None else None
-    return None
+    except RayTaskError as error:
+        if isinstance(error.cause, TrimtabError):
+            raise error.cause from None
+        raise
