@@ -80,7 +80,7 @@ def new_model(config: NurseryConfig, vocab_size: int, end: int) -> Qwen3ForCausa
         num_key_value_heads=config.num_heads,
         head_dim=config.d_model // config.num_heads,
         max_position_embeddings=512,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=end,

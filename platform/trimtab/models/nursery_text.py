@@ -188,11 +188,16 @@ class Examples:
         return self._answered(prompt, PLAIN_VERDICTS[row.grade])
 
     def _instruct(self, row: NurseryRow, rng: np.random.Generator) -> Example:
-        question, answer = STAKE, ", ".join(row.poles) or "nothing"
-        if rng.random() >= STAKES:
-            question, answer = QUESTIONS[rng.integers(len(QUESTIONS))], ANSWERS[row.grade]
-        asked = [*self._exact(USER + question), *self._varied(row, rng)]
-        return self._answered([*asked, *self._exact(END + ASSISTANT)], answer)
+        question = QUESTIONS[rng.integers(len(QUESTIONS))]
+        asked = [
+            *self._exact(USER + question),
+            *self._varied(row, rng),
+            *self._exact(END + ASSISTANT),
+        ]
+        stake = ", ".join(row.poles) or "nothing"
+        return self._answered(
+            asked, f"{ANSWERS[row.grade]}{END}{USER}{STAKE}{END}{ASSISTANT}{stake}"
+        )
 
     def _guard(self, row: NurseryRow, rng: np.random.Generator) -> Example:
         label = LABELS[int(np.sign(row.grade))]

@@ -9,7 +9,7 @@ rows in one place first.
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,10 @@ from trimtab.stream.sources import ModelSource, Source
 
 Progress = Callable[[int], None]
 """Called with the number of blocks that are done."""
+
+
+_LARGEST_ERROR: Final = 65_536
+"""Bytes of a table that the driver looks into: an error's row is smaller, most states are not."""
 
 
 class Measure(NamedTuple):
@@ -110,8 +114,10 @@ def _partial_states(
         )
     for bundle in dataset.iter_internal_ref_bundles():
         for entry in bundle.blocks:
-            if bundle.schema is not None and ERROR in bundle.schema.names:
-                raise_returned(ray.get(entry.ref)[ERROR][0].as_py())
+            if (entry.metadata.size_bytes or 0) <= _LARGEST_ERROR:
+                table: Any = ray.get(cast(Any, entry.ref))
+                if ERROR in table.column_names:
+                    raise_returned(table[ERROR][0].as_py())
             yield cast(Any, entry.ref)
 
 

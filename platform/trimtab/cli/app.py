@@ -1,0 +1,70 @@
+"""The `trimtab` command.
+
+A command imports its driver when it runs, not before: torch, ray and mlflow take seconds to import,
+and `--help` needs none of them.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from trimtab import __version__
+from trimtab.cli import data, look, run
+from trimtab.cli.noise import quiet
+from trimtab.cli.seam import guarded
+
+
+class Guarded(TyperGroup):
+    """Puts every command behind the one seam for errors."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 (typer's own signature)
+        """Runs the command that was asked for."""
+        quiet()
+        with guarded():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="trimtab",
+    cls=Guarded,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def trimtab(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
+) -> None:
+    """Finds moral concepts in language models.
+
+    Begin with `trimtab demo`; `trimtab doctor` says what this machine can do.
+    """
+
+
+for command in (
+    run.demo,
+    data.prepare,
+    run.extract,
+    run.diagnose,
+    look.models,
+    look.doctor,
+):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the `trimtab` command."""
+    app()

@@ -1,0 +1,68 @@
+"""`trimtab models` and `trimtab doctor`: what is known, and what is here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.cli.console import OUT, echo_json
+from trimtab.cli.run import AsJson
+from trimtab.cli.seam import USER_ERROR
+
+_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+
+
+def models(as_json: AsJson = False) -> None:
+    """Lists the 23 models of the study.
+
+    Any other model works by its Hugging Face id or folder.
+    """
+    from trimtab.models.registry import REGISTRY
+
+    if as_json:
+        echo_json([known._asdict() for known in REGISTRY.values()])
+        return
+    table = Table("Model", "Group", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("Params", "Layers", "Width"):
+        table.add_column(column, justify="right")
+    table.add_column("Gated")
+    for known in REGISTRY.values():
+        table.add_row(
+            Text(known.id),
+            known.group,
+            f"{known.billions:.1f} B",
+            str(known.num_layers),
+            str(known.d_model),
+            "yes" if known.gated else "",
+        )
+    OUT.print(table)
+    OUT.print("A gated model needs its licence accepted on the hub, and `hf auth login`.")
+
+
+def doctor(
+    out: Annotated[Path, typer.Option(help="Folder of runs to look into.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Says what is installed and what this machine can do, with a remedy for what is missing.
+
+    Exit code 0 if all that a run needs is there, 2 if not; a note is something that only some runs
+    need.
+    """
+    from trimtab.cli.checks import all_checks
+
+    found = all_checks(out)
+    if as_json:
+        echo_json([check._asdict() for check in found])
+    else:
+        table = Table("", "What", "Found", box=box.SIMPLE_HEAD, pad_edge=False)
+        for check in found:
+            detail = Text(check.detail)
+            if check.remedy:
+                detail.append(f"\n-> {check.remedy}", style="italic")
+            table.add_row(Text(check.state, style=_STYLES[check.state]), check.name, detail)
+        OUT.print(table)
+    if any(check.state == "problem" for check in found):
+        raise typer.Exit(USER_ERROR)

@@ -1,0 +1,231 @@
+"""`trimtab demo`, `diagnose` and `extract`: a configuration, its driver, and what came out.
+
+The demo's settings live in one place, `sweeps/diagnose-demo.yaml`; the file beside this module is
+a link to it, which a wheel carries as a copy.
+"""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from trimtab.cli.noise import clean_streams
+
+if TYPE_CHECKING:
+    from trimtab.cli.show import Extracted
+    from trimtab.stream.config import DiagnoseConfig, ExtractJob
+    from trimtab.stream.diagnose import Report
+
+Models = Annotated[
+    list[str],
+    typer.Option(
+        "--model",
+        "-m",
+        help="Hugging Face id, folder, or nursery:base|instruct|guard; NAME=ID calls it NAME. Repeat for more.",
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(help="Social-Chemistry-101 TSV, a folder of `trimtab prepare`, or `corpus`."),
+]
+Out = Annotated[Path, typer.Option(help="Folder that everything is written to and reused from.")]
+Layers = Annotated[str, typer.Option(help="`all`, or numbers from 0: 0,8,16.")]
+AllRows = Annotated[
+    bool, typer.Option("--all-rows", help="Every row instead of the diagnosis subset.")
+]
+TokenBudget = Annotated[
+    int | None,
+    typer.Option(
+        help="Most tokens in a batch.", show_default="16384 on a GPU, 1024 on a CPU", min=1
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads of a model.", show_default="every core; 1 beside a GPU", min=1),
+]
+NumGpus = Annotated[
+    float | None,
+    typer.Option(help="GPUs of each model.", show_default="1 if this machine has one", min=0),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def demo(
+    out: Out = Path("runs"),
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Your model instead of the nursery's three.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Your Social-Chemistry-101 file instead of the corpus.")
+    ] = None,
+) -> None:
+    """Shows a whole diagnosis on this machine, offline, in a few minutes.
+
+    Trains three tiny models on the packaged corpus (base, instruct, guard), reads every layer of
+    each, measures how it holds virtue and vice apart, and logs it all to MLflow. Say it again: what
+    is finished is reused. With --data the settings are those of the paper.
+    """
+    from trimtab.core.config import build, read_yaml
+    from trimtab.stream.config import DiagnoseConfig
+
+    tree = read_yaml(Path(str(files("trimtab.cli"))) / "diagnose-demo.yaml")
+    tree["out"] = out.absolute()
+    if model is not None:
+        spec, extract_tree, workers = _on_this_machine([model], None, None, None)
+        tree["asks"] = f"How does {model} hold virtue and vice apart?"
+        tree |= {"models": spec, "extract": extract_tree, "workers": workers}
+    if data is not None:
+        tree |= {"data": {"path": _absolute(data)}, "measures": {}}
+    run_diagnose(build(DiagnoseConfig, tree, where="trimtab demo"))
+
+
+def diagnose(
+    model: Models,
+    data: Data = "corpus",
+    out: Out = Path("runs"),
+    layers: Layers = "all",
+    all_rows: AllRows = False,
+    min_cluster_size: Annotated[
+        int, typer.Option(help="Fewest rows of a cluster; less for little data.", min=2)
+    ] = 100,
+    min_samples: Annotated[
+        int, typer.Option(help="Neighbours that make a row dense; less for little data.", min=1)
+    ] = 20,
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
+    num_gpus: NumGpus = None,
+    store: Annotated[bool, typer.Option(help="Keep the activations on disk.")] = True,
+    as_released: Annotated[
+        bool, typer.Option("--as-released", help="The released scripts' choices, uncorrected.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measures how models hold virtue and vice apart, at every layer.
+
+    Four measures of moral indifference (categorical, gradient, structural, dimensional), figures,
+    and one MLflow run per model. What is finished is reused. For more settings than there are
+    options, write a file like those in sweeps/ and run jobs/diagnose.py on it.
+    """
+    from trimtab.core.config import build
+    from trimtab.stream.config import DiagnoseConfig
+
+    tree = _job_tree(model, data, out, layers, all_rows, token_budget, threads, num_gpus) | {
+        "job": DiagnoseConfig.JOB,
+        "asks": f"How do {', '.join(model)} hold virtue and vice apart?",
+        "measures": {"min_cluster_size": min_cluster_size, "min_samples": min_samples},
+        "store": store,
+        "as_released": as_released,
+    }
+    run_diagnose(build(DiagnoseConfig, tree, where="trimtab diagnose"), as_json=as_json)
+
+
+def extract(
+    model: Models,
+    out: Annotated[Path, typer.Option(help="Folder; the store is in its activations/.")],
+    data: Data = "corpus",
+    layers: Layers = "all",
+    all_rows: AllRows = False,
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
+    num_gpus: NumGpus = None,
+    as_json: AsJson = False,
+) -> None:
+    """Writes the pooled activations of models to disk, and measures nothing.
+
+    A later `trimtab diagnose` with the same options and the same --out reads this store instead of
+    running the model again.
+    """
+    from trimtab.cli import show
+    from trimtab.core.config import build
+    from trimtab.stream.config import DiagnoseConfig, ExtractJob
+
+    tree = _job_tree(model, data, out, layers, all_rows, token_budget, threads, num_gpus)
+    specs = build(DiagnoseConfig, tree | {"job": "diagnose", "asks": "-"}, "trimtab extract").models
+    del tree["models"]
+    job = build(ExtractJob, tree, where="trimtab extract")
+    with clean_streams(result_only=as_json), show.Stages() as stages:
+        found = _fill_stores(specs, job, stages.report)
+    show.extracted(found, as_json=as_json)
+
+
+def run_diagnose(config: "DiagnoseConfig", *, as_json: bool = False) -> None:
+    """Runs a diagnosis and prints its outcome. Shared with `jobs/diagnose.py`.
+
+    Raises:
+        TrimtabError: something the user can mend.
+    """
+    from trimtab.cli import show
+    from trimtab.stream import diagnose as driver
+
+    show.opening(config)
+    with clean_streams(result_only=as_json), show.Stages() as stages:
+        outcome = driver.diagnose(config, stages.report)
+    show.outcome(outcome, as_json=as_json)
+
+
+def _fill_stores(specs: tuple[Any, ...], job: "ExtractJob", report: "Report") -> "list[Extracted]":
+    from trimtab.cli.show import Extracted
+    from trimtab.core.files import writable_folder
+    from trimtab.stream import nursery
+    from trimtab.stream.diagnose import fill_store, task
+    from trimtab.stream.scenarios import read
+    from trimtab.stream.session import ray_session
+
+    out = writable_folder(job.out)
+    scenarios = read(job.data, out)
+    told = lambda name, done, of: report(f"train nursery {name}", done, of)  # noqa: E731
+    tasks = [task(spec, scenarios, job) for spec in nursery.resolve(specs, job.data, out, told)]
+    with ray_session():
+        return [Extracted(todo, *fill_store(todo, scenarios, job, report)) for todo in tasks]
+
+
+def _job_tree(
+    models: list[str],
+    data: str,
+    out: Path,
+    layers: str,
+    all_rows: bool,
+    token_budget: int | None,
+    threads: int | None,
+    num_gpus: float | None,
+) -> dict[str, Any]:
+    specs, extract_tree, workers = _on_this_machine(models, token_budget, threads, num_gpus)
+    wanted = layers if layers == "all" else layers.split(",")
+    data_tree: dict[str, Any] = {"path": _absolute(data)}
+    return {
+        "models": specs,
+        "data": data_tree | ({"subset": None} if all_rows else {}),
+        "extract": extract_tree | {"layers": wanted},
+        "workers": workers,
+        "out": out.absolute(),
+    }
+
+
+def _on_this_machine(
+    models: list[str], token_budget: int | None, threads: int | None, num_gpus: float | None
+) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Models, `extract` and `workers`, with what was not said filled in for this machine."""
+    import torch
+
+    gpu = torch.cuda.is_available() if num_gpus is None else num_gpus > 0
+    gpus = float(gpu) if num_gpus is None else num_gpus
+    specs = [_spec(model) | {"num_gpus": gpus} for model in models]
+    cores = 1 if gpu else os.cpu_count() or 1
+    return (
+        specs,
+        {"token_budget": token_budget or (16_384 if gpu else 1_024)},
+        {"threads": threads or cores},
+    )
+
+
+def _spec(model: str) -> dict[str, Any]:
+    name, named, given = model.partition("=")
+    return {"id": _absolute(given), "name": name} if named else {"id": _absolute(model)}
+
+
+def _absolute(path: str) -> str:
+    """A path that means the same in every worker; an id or a word that is no path stays."""
+    found = Path(path).expanduser()
+    return str(found.resolve()) if found.exists() and path != "corpus" else path
