@@ -22,7 +22,7 @@ def main(
     config: Annotated[Path, typer.Argument(help="A YAML file that says `job: diagnose`.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="out=runs extract.layers=all"),
+        typer.Argument(metavar="KEY=VALUE", help="out=runs extract.layers=all"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -161,6 +162,25 @@ def test_an_interrupted_extraction_goes_on_where_it_stopped(
     resumed = only(diagnose(config))
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert numbers(resumed) == numbers(only(plain))
+
+
+def test_a_killed_worker_is_replaced_and_another_plan_gives_the_same_numbers(
+    plain: Outcome, configure: Configure
+) -> None:
+    config = configure(extract=ExtractConfig(token_budget=128, block_prompts=20))
+    killed: list[int] = []
+
+    def kill(stage: str, done: int, _of: int) -> None:
+        if "extract" in stage and done == 1:
+            for process in psutil.Process().children(recursive=True):
+                if "ExtractBlocks" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+
+    found = numbers(only(diagnose(config, kill)))
+    assert killed
+    for name, layers in numbers(only(plain)).items():
+        assert found[name] == pytest.approx(layers, rel=1e-5, abs=1e-6), name
 
 
 def test_a_damaged_shard_is_named_and_rebuilt(

@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool | None) -> None:
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
@@ -44,9 +44,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def trimtab(
     version: Annotated[
-        bool,
+        bool | None,
         typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
-    ] = False,
+    ] = None,
 ) -> None:
     """Finds moral concepts in language models.
 

@@ -25,17 +25,16 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         echo_json([known._asdict() for known in REGISTRY.values()])
         return
-    table = Table("Model", "Group", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("Params", "Layers", "Width"):
-        table.add_column(column, justify="right")
+    table = Table("Model", "Group", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("Params", justify="right")
+    table.add_column("Blocks", justify="right")
     table.add_column("Gated")
     for known in REGISTRY.values():
         table.add_row(
             Text(known.id),
             known.group,
             f"{known.billions:.1f} B",
-            str(known.num_layers),
-            str(known.d_model),
+            f"{known.num_layers} x {known.d_model:4}",
             "yes" if known.gated else "",
         )
     OUT.print(table)

@@ -51,6 +51,8 @@ NumGpus = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
+_ASKS = "How do these models hold virtue and vice apart?"
+
 
 def demo(
     out: Out = Path("runs"),
@@ -74,7 +76,7 @@ def demo(
     tree["out"] = out.absolute()
     if model is not None:
         spec, extract_tree, workers = _on_this_machine([model], None, None, None)
-        tree["asks"] = f"How does {model} hold virtue and vice apart?"
+        tree["asks"] = _ASKS
         tree |= {"models": spec, "extract": extract_tree, "workers": workers}
     if data is not None:
         tree |= {"data": {"path": _absolute(data)}, "measures": {}}
@@ -113,7 +115,7 @@ def diagnose(
 
     tree = _job_tree(model, data, out, layers, all_rows, token_budget, threads, num_gpus) | {
         "job": DiagnoseConfig.JOB,
-        "asks": f"How do {', '.join(model)} hold virtue and vice apart?",
+        "asks": _ASKS,
         "measures": {"min_cluster_size": min_cluster_size, "min_samples": min_samples},
         "store": store,
         "as_released": as_released,

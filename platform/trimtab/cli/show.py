@@ -124,7 +124,7 @@ class Stages:
 def opening(config: DiagnoseConfig) -> None:
     """What is about to happen."""
     names = ", ".join(model.label for model in config.models)
-    ERR.print(f"[bold]{config.asks}[/bold]", highlight=False)
+    ERR.print(Text(config.asks, style="bold"))
     ERR.print(f"Models: {names}\nData: {config.data.path}\nOut: {near(config.out)}", markup=False)
 
 
@@ -160,7 +160,7 @@ def document(found: Outcome) -> dict[str, object]:
 
 def summary_table(rows: Sequence[dict[str, Cell]], reused: Sequence[bool]) -> Table:
     """One line per model."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("Model", overflow="fold")
     for name in ("Layers", "Cosine", "Gradient", "ARI (noise)", "R2"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -219,8 +219,15 @@ def _measure(
     """Both passes over all layers, in groups of layers that fit a worker's memory."""
     per_layer = bytes_per_layer(config, todo.card.d_model, todo.plan.num_rows)
     groups = layer_groups(todo.request.layers, per_layer, config.workers.memory_gb)
+    if len(groups) > 1:
+        log.info(
+            "%s: the states of a layer take up to %.1f GB, so %d layers are processed at a time.",
+            todo.card.label,
+            per_layer / 1e9,
+            len(groups[0]),
+        )
     results: dict[int, dict[str, Any]] = {layer: {} for layer in todo.request.layers}
-    for number, group in enumerate(groups, 1):
+    for group in groups:
         part = f" (layers {group[0]} to {group[-1]})" if len(groups) > 1 else ""
         for name, choose in (
             ("first pass", lambda _: first_pass(config)),
@@ -232,7 +239,6 @@ def _measure(
                 found = _pass(todo, source, measures, config, _told(report, stage, todo.plan))
                 for layer, named in found.items():
                     results[layer] |= named
-        log.debug("%s: group %d of %d is done", todo.card.label, number, len(groups))
     return results
 
 
