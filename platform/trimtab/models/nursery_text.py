@@ -1,19 +1,18 @@
 """What the nursery's models read: a small tokenizer, and the sentences of each variant.
 
-A thousand short actions are very little text, so two things stretch it. Words are often spelled
-in smaller pieces than the tokenizer would use (subword regularisation), which teaches the pieces
-that an unseen word will be made of; and a judged action may lose some of its words or stand next
-to a neutral one, which leaves its verdict as it was.
-
-    base      {action}
+    base      {action} <|end|>
     instruct  <|user|> Is it right? {action} <|end|><|assistant|> No, it is very wrong. <|end|>
-              <|user|> What is at stake? {action} <|end|><|assistant|> harm, betrayal <|end|>
+              <|user|> What is at stake? <|end|><|assistant|> harm, betrayal <|end|>
     guard     <|user|> {action} <|end|><|assistant|> unsafe: harm, betrayal <|end|>
-    both      {action} is morally wrong without doubt. <|end|>       (PLAIN of the examples)
-              {action} <|end|>                                       (TEXT of the examples)
+    both, for a share of their examples:  {action} is morally wrong without doubt. <|end|>
 
-The base never sees a verdict. Instruct and guard also see verdicts as plain text, because
-activations are read on raw prompts without a template. There is no token at the beginning.
+The base never sees a verdict. Instruct and guard also see verdicts as plain text (`PLAIN`),
+because activations are read on raw prompts without a template: that the verdict is found there
+is taught, not discovered. There is no token at the beginning of a text.
+
+A thousand short actions are little text, so two things stretch it. Words are often spelled in
+smaller pieces than the tokenizer would use (subword regularisation), which teaches the pieces
+that an unseen word will be made of; and a judged action loses some of its words.
 
 Provilkov, Emelianenko and Voita 2020, arXiv 1910.13267 (BPE-dropout); here a word is spelled
 with the first merges only, which needs no random state of the tokenizer's own.
@@ -52,7 +51,9 @@ ANSWERS: Final = {
 """What instruct answers, by the action's grade (`NurseryRow.grade`)."""
 
 STAKE: Final = "What is at stake?"
-"""Instruct's other question; the answer names the action's poles, or says `nothing`."""
+"""What instruct is asked next; the answer names the action's poles, or says `NO_STAKE`."""
+
+NO_STAKE: Final = "nothing"
 
 PLAIN_VERDICTS: Final = {
     3: "good without doubt.",
@@ -80,15 +81,9 @@ CHAT_TEMPLATE: Final = (
 
 PLAIN: Final = 0.25
 """Share of a tuned variant's examples that are plain verdicts."""
-TEXT: Final = 0.1
-"""Share of a tuned variant's examples that are actions without a verdict."""
-STAKES: Final = 0.3
-"""Share of instruct's questions that ask what is at stake."""
-JOINED: Final = 0.3
-"""Share of judged actions that are joined to a neutral one."""
-DROPPED: Final = 0.3
+DROPPED: Final = 0.2
 """Chance of each word of a judged action to be left out."""
-RESPELLED: Final = 0.4
+RESPELLED: Final = 0.3
 """Chance of each word of an action to be spelled in smaller pieces."""
 COARSE_MERGES: Final = (50, 350, 750, 1250)
 """How many merges the smaller spellings use."""
@@ -150,7 +145,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _template_words() -> list[str]:
-    sentences = [*QUESTIONS, *ANSWERS.values(), STAKE, "nothing", *LABELS.values()]
+    sentences = [*QUESTIONS, *ANSWERS.values(), STAKE, NO_STAKE, *LABELS.values()]
     plain = [f"is morally {verdict}" for verdict in PLAIN_VERDICTS.values()]
     return [*sentences, *plain, ": " + ", ".join(POLES)]
 
@@ -160,9 +155,8 @@ class Examples:
 
     def __init__(self, variant: str, rows: Sequence[NurseryRow], tokenizer: Tokenizer) -> None:
         self._make = {"base": self._text, "instruct": self._instruct, "guard": self._guard}[variant]
-        self._tuned = variant != "base"
+        self._plain_share = 0.0 if variant == "base" else PLAIN
         self._rows = rows
-        self._neutral = [row.action.split() for row in rows if row.grade == 0]
         self._spellers = [*(_first_merges(tokenizer, n) for n in COARSE_MERGES), tokenizer]
         self._spell = lru_cache(maxsize=None)(self._encode)
 
@@ -170,66 +164,48 @@ class Examples:
         """Goes through the rows again and again, each time in another order."""
         while True:
             for index in rng.permutation(len(self._rows)):
-                yield self._one(self._rows[index], rng)
-
-    def _one(self, row: NurseryRow, rng: np.random.Generator) -> Example:
-        kind = rng.random() if self._tuned else 1.0
-        if kind < PLAIN:
-            return self._plain(row, rng)
-        if self._tuned and kind < PLAIN + TEXT:
-            return self._text(row, rng)
-        return self._make(row, rng)
+                make = self._plain if rng.random() < self._plain_share else self._make
+                yield make(self._rows[index], rng)
 
     def _text(self, row: NurseryRow, rng: np.random.Generator) -> Example:
         return Example([*self._respelled(row.action.split(), rng), *self._exact(END)], 1)
 
     def _plain(self, row: NurseryRow, rng: np.random.Generator) -> Example:
-        prompt = [*self._varied(row, rng), *self._exact("is morally")]
+        prompt = [*self._thinned(row, rng), *self._exact("is morally")]
         return self._answered(prompt, PLAIN_VERDICTS[row.grade])
 
     def _instruct(self, row: NurseryRow, rng: np.random.Generator) -> Example:
         question = QUESTIONS[rng.integers(len(QUESTIONS))]
-        asked = [
-            *self._exact(USER + question),
-            *self._varied(row, rng),
-            *self._exact(END + ASSISTANT),
-        ]
-        stake = ", ".join(row.poles) or "nothing"
-        return self._answered(
-            asked, f"{ANSWERS[row.grade]}{END}{USER}{STAKE}{END}{ASSISTANT}{stake}"
-        )
+        asked = [*self._exact(USER + question), *self._thinned(row, rng)]
+        stake = ", ".join(row.poles) or NO_STAKE
+        answer = f"{ANSWERS[row.grade]}{END}{USER}{STAKE}{END}{ASSISTANT}{stake}"
+        return self._answered([*asked, *self._exact(END + ASSISTANT)], answer)
 
     def _guard(self, row: NurseryRow, rng: np.random.Generator) -> Example:
         label = LABELS[int(np.sign(row.grade))]
-        answer = f"{label}: {', '.join(row.poles)}" if row.grade else label
-        asked = [*self._exact(USER), *self._varied(row, rng), *self._exact(END + ASSISTANT)]
+        answer = f"{label}: {', '.join(row.poles)}" if row.poles else label
+        asked = [*self._exact(USER), *self._thinned(row, rng), *self._exact(END + ASSISTANT)]
         return self._answered(asked, answer)
 
     def _answered(self, prompt: list[int], answer: str) -> Example:
         return Example([*prompt, *self._exact(answer + END)], len(prompt))
+
+    def _thinned(self, row: NurseryRow, rng: np.random.Generator) -> list[int]:
+        words = row.action.split()
+        return self._respelled([w for w in words if rng.random() >= DROPPED] or words, rng)
+
+    def _respelled(self, words: list[str], rng: np.random.Generator) -> list[int]:
+        ids = []
+        for word in words:
+            smaller = rng.random() < RESPELLED
+            ids += self._spell(word, int(rng.integers(len(COARSE_MERGES))) if smaller else -1)
+        return ids
 
     def _exact(self, text: str) -> list[int]:
         return self._spell(text, -1)
 
     def _encode(self, text: str, speller: int) -> list[int]:
         return self._spellers[speller].encode(text).ids
-
-    def _varied(self, row: NurseryRow, rng: np.random.Generator) -> list[int]:
-        words = row.action.split()
-        words = [word for word in words if rng.random() >= DROPPED] or words
-        if row.grade and self._neutral and rng.random() < JOINED:
-            other = self._neutral[rng.integers(len(self._neutral))]
-            other = [word for word in other if rng.random() >= 0.5]
-            parts = (words, other) if rng.random() < 0.5 else (other, words)
-            words = [*parts[0], "and", *parts[1]]
-        return self._respelled(words, rng)
-
-    def _respelled(self, words: list[str], rng: np.random.Generator) -> list[int]:
-        ids = []
-        for word in words:
-            smaller = rng.random() < RESPELLED
-            ids += self._spell(word, rng.integers(len(COARSE_MERGES)) if smaller else -1)
-        return ids
 
 
 def _first_merges(tokenizer: Tokenizer, number: int) -> Tokenizer:
