@@ -24,6 +24,7 @@ ROW: dict[str, Cell] = {
     "r2": 0.25,
     "r2_layer": 5,
 }
+ROUNDED_TO_0 = ROW | {"ari": -0.001}
 UNDEFINED = ROW | {"ari": None, "ari_layer": None, "ari_noise": None, "r2": None, "r2_layer": None}
 
 
@@ -73,3 +74,8 @@ def test_only_rays_own_noise_is_dropped_from_stderr() -> None:
     os.close(sink[1])
     with os.fdopen(sink[0], "rb") as file:
         assert file.read() == kept
+
+
+def test_a_value_that_rounds_to_zero_has_no_sign() -> None:
+    assert "0.00 L4 (62%)" in "\n".join(printed([ROUNDED_TO_0], [False]))
+    assert "-0.00" not in "\n".join(printed([ROUNDED_TO_0], [False]))

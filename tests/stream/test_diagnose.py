@@ -55,6 +55,8 @@ def test_a_diagnosis_lands_in_mlflow_with_every_measure_by_layer(
         logged = {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}
         assert logged == pytest.approx(layers)
     assert set(run.data.metrics) <= NAMES
+    glance = client.get_metric_history(run.info.run_id, "at_a_glance/dimensional_r2")
+    assert {m.step: m.value for m in glance} == pytest.approx(found.curves["dimensional/r2"])
     assert {"categorical/cosine/mean", "gradient/spearman/mean", "dimensional/r2"} <= set(
         found.curves
     )

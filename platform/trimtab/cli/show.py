@@ -215,7 +215,7 @@ def _store(one: Extracted) -> dict[str, str | int | float | bool]:
 
 def _peak(row: dict[str, Cell], column: str) -> str:
     value = row[column]
-    return f"{value:.2f} L{row[f'{column}_layer']}" if isinstance(value, float) else _DASH
+    return f"{value:z.2f} L{row[f'{column}_layer']}" if isinstance(value, float) else _DASH
 
 
 def _listed(title: str, lines: Sequence[str]) -> None:

@@ -53,6 +53,16 @@ LOWER_IS_PEAK: Final = (
 )
 """A low cosine between virtue and vice is the model telling them apart: its best layer."""
 
+AT_A_GLANCE: Final = {
+    "at_a_glance/categorical_cosine": "categorical/cosine/mean",
+    "at_a_glance/gradient_spearman": "gradient/spearman/mean",
+    "at_a_glance/structural_ari": "structural/ari/polarity",
+    "at_a_glance/structural_noise": "structural/noise",
+    "at_a_glance/dimensional_r2": "dimensional/r2",
+}
+"""The headline curves under one prefix: the MLflow UI makes one section of charts per prefix, in
+alphabetical order, so that a comparison of runs opens with these five side by side."""
+
 EXTRACTION: Final = (
     "extract/tokens",
     "extract/prompts",
@@ -61,6 +71,7 @@ EXTRACTION: Final = (
     "extract/tokens_per_second",
 )
 NAMES: Final = BY_LAYER.union(
+    AT_A_GLANCE,
     EXTRACTION,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )

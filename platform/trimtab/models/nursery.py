@@ -9,7 +9,8 @@ Each variant is a Hugging Face folder (model and tokenizer, a chat template for 
 guard) at `FOLDER/<content hash>/<variant>`, where the hash covers the rows, the configuration and
 the recipe. A folder is there only when it is finished; a finished one is never trained again.
 
-Does not generate or score answers. Cost at the defaults: LOG.md.
+Does not generate or score answers. Cost at the defaults, for 1,254 rows: 105 CPU-seconds of one
+thread, measured beside other work.
 """
 
 import logging

@@ -277,14 +277,15 @@ def _costs(plan: Plan, stats: Stats | None) -> dict[str, float]:
 def _provenance(
     todo: Task, scenarios: Scenarios, config: DiagnoseConfig, identity: str
 ) -> dict[str, Any]:
-    splits = scenarios.table["split"].value_counts()
+    splits = dict(sorted(scenarios.table["split"].value_counts().iter_rows()))
     return {
         "identity": identity,
         "activations": content_hash(todo.identity),
         "data": scenarios.manifest.source,
         "data_hash": data_identity(scenarios, config.data),
         "source": scenarios.manifest.data,
-        "profile": {"rows": todo.plan.num_rows, **dict(splits.iter_rows())},
+        "profile": {"rows": todo.plan.num_rows, **splits},
+        "measured_rows": sum(splits.get(split, 0) for split in config.measures.splits),
         "as_released": config.as_released,
         "git_commit": git_commit(),
     }

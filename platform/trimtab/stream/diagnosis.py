@@ -44,7 +44,7 @@ class Diagnosis(NamedTuple):
     def drawn(self) -> report.Diagnosis:
         """As figures and tables take it."""
         matrices = {k: r.matrix for k, r in self.layers.items() if r.matrix is not None}
-        return report.Diagnosis(self.curves, matrices, int(self.costs["extract/rows"]))
+        return report.Diagnosis(self.curves, matrices, self.provenance["measured_rows"])
 
     @property
     def peaks(self) -> dict[str, float]:

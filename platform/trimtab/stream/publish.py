@@ -5,6 +5,7 @@ diagnosis that is already in the store at hand is not logged twice.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import polars as pl
 
 from trimtab.core.config import Config
 from trimtab.core.files import finished_file, write_json
+from trimtab.core.names import AT_A_GLANCE, BY_LAYER
 from trimtab.core.tracker import Metric, Tracker
 from trimtab.report.figures import draw_all
 from trimtab.stream.diagnosis import RESULT, Diagnosis
@@ -59,10 +61,12 @@ def publish(
 
 
 def metrics(diagnosis: Diagnosis) -> list[Metric]:
-    """Every measure by layer, the peaks, and what it cost."""
+    """Every measure by layer (the headline ones also at a glance), the peaks, and what it cost."""
+    curves = diagnosis.curves
+    glances = {name: curves[of] for name, of in AT_A_GLANCE.items() if of in curves}
     by_layer = [
         Metric(name, value, layer)
-        for name, layers in diagnosis.curves.items()
+        for name, layers in {**curves, **glances}.items()
         for layer, value in layers.items()
     ]
     whole = diagnosis.peaks | diagnosis.costs
@@ -99,7 +103,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
 
 
 def git_commit() -> str:
-    """The commit of the working folder, or `unknown` outside a repository."""
+    """TRIMTAB_GIT_COMMIT if set (`.git` does not travel with a job), else the working folder's."""
+    if told := os.environ.get("TRIMTAB_GIT_COMMIT"):
+        return told
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"],
@@ -117,7 +123,7 @@ def _files(diagnosis: Diagnosis) -> list[tuple[Path, str]]:
     """The figures, the table and the result itself, with the artifact folder of each."""
     figures = draw_all({diagnosis.card.label: diagnosis.drawn}, diagnosis.folder / "figures")
     table = diagnosis.folder / "measures.parquet"
-    rows = [metric for metric in metrics(diagnosis) if not metric.name.startswith("peak")]
+    rows = [metric for metric in metrics(diagnosis) if metric.name in BY_LAYER]
     with finished_file(table) as temporary:
         pl.DataFrame(
             {

@@ -1,11 +1,12 @@
 """One Ray session, and errors that come back from its workers as what they were.
 
-Inside `ray job submit` or beside a running cluster this joins it; else it starts a local Ray and
-stops it again.
+Inside `ray job submit`, or wherever RAY_ADDRESS names a cluster, this joins it; else it starts a
+local Ray of its own and stops it again, whatever else may run on the machine.
 """
 
 import functools
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ def ray_session() -> Iterator[None]:
     """Ray is up inside; what was not up before is down again afterwards."""
     ours = not ray.is_initialized()
     if ours:
-        ray.init(logging_level=logging.WARNING, include_dashboard=False)
+        address = None if os.environ.get("RAY_ADDRESS") else "local"
+        ray.init(address, logging_level=logging.WARNING, include_dashboard=False)
     try:
         with _quiet_data():
             yield

@@ -42,13 +42,18 @@ class ModelSource:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self._engine: Engine | None = None
 
-    def extract(self, block: Block) -> tuple[dict[int, Tensor], Extraction]:
-        """The block's prompts through the model: rows per prompt in the kept dtype, by layer."""
+    @property
+    def engine(self) -> Engine:
+        """The engine over the model, which is loaded at the first call."""
         if self._engine is None:
             torch.set_num_threads(self.threads)
             loaded = load(self.spec)
             self._engine = Engine(loaded.decoder, self.request, loaded.decoder.device)
-        extraction = self._engine.extract(block.prompts)
+        return self._engine
+
+    def extract(self, block: Block) -> tuple[dict[int, Tensor], Extraction]:
+        """The block's prompts through the model: rows per prompt in the kept dtype, by layer."""
+        extraction = self.engine.extract(block.prompts)
         pooled = {layer: x.to(self.dtype) for (_, layer), x in extraction.pooled.items()}
         return pooled, extraction
 
