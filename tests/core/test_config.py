@@ -50,7 +50,7 @@ def test_a_record_cannot_be_changed_and_equal_records_hash_alike(tmp_path: Path)
     ("text", "overrides", "message"),
     [
         (GOOD + "aks: x\n", [], r"`aks` is not a known key; did you mean `asks`\?"),
-        (GOOD, ["inner.sise=3"], r"`inner\.sise` is not a known key"),
+        (GOOD, ["inner.sise=3"], r"`inner\.sise` is not a known key; did you mean `size`\?"),
         (GOOD, ["inner.size=0"], r"`inner\.size`.*greater than 0.*got 0"),
         (GOOD, ["inner.size"], "must look like key=value"),
         (GOOD, ["asks.deeper=1"], "goes through `asks`, which is a value"),

@@ -119,7 +119,7 @@ def test_what_is_finished_is_reused_and_logged_once(
     stages: list[str] = []
     again = diagnose(plain_config, lambda stage, *_: stages.append(stage))
     assert only(again).reused
-    assert stages == ["toy-llama: finished before, reused"]
+    assert stages == ["toy-llama: finished before, reused", "toy-llama: in MLflow"]
     assert again.runs == plain.runs
     assert numbers(only(again)) == numbers(only(plain))
     elsewhere = plain_config.model_copy(update={"tracking_uri": sqlite_uri(tmp_path)})

@@ -14,9 +14,7 @@ import typer
 from trimtab.cli.noise import clean_streams
 
 if TYPE_CHECKING:
-    from trimtab.cli.show import Extracted
-    from trimtab.stream.config import DiagnoseConfig, ExtractJob
-    from trimtab.stream.diagnose import Report
+    from trimtab.stream.config import DiagnoseConfig
 
 Models = Annotated[
     list[str],
@@ -142,13 +140,14 @@ def extract(
     from trimtab.cli import show
     from trimtab.core.config import build
     from trimtab.stream.config import DiagnoseConfig, ExtractJob
+    from trimtab.stream.tasks import extract_all
 
     tree = _job_tree(model, data, out, layers, all_rows, token_budget, threads, num_gpus)
     specs = build(DiagnoseConfig, tree | {"job": "diagnose", "asks": "-"}, "trimtab extract").models
     del tree["models"]
     job = build(ExtractJob, tree, where="trimtab extract")
     with clean_streams(result_only=as_json), show.Stages() as stages:
-        found = _fill_stores(specs, job, stages.report)
+        found = extract_all(specs, job, stages.report)
     show.extracted(found, as_json=as_json)
 
 
@@ -165,22 +164,6 @@ def run_diagnose(config: "DiagnoseConfig", *, as_json: bool = False) -> None:
     with clean_streams(result_only=as_json), show.Stages() as stages:
         outcome = driver.diagnose(config, stages.report)
     show.outcome(outcome, as_json=as_json)
-
-
-def _fill_stores(specs: tuple[Any, ...], job: "ExtractJob", report: "Report") -> "list[Extracted]":
-    from trimtab.cli.show import Extracted
-    from trimtab.core.files import writable_folder
-    from trimtab.stream import nursery
-    from trimtab.stream.diagnose import fill_store, task
-    from trimtab.stream.scenarios import read
-    from trimtab.stream.session import ray_session
-
-    out = writable_folder(job.out)
-    scenarios = read(job.data, out)
-    told = lambda name, done, of: report(f"train nursery {name}", done, of)  # noqa: E731
-    tasks = [task(spec, scenarios, job) for spec in nursery.resolve(specs, job.data, out, told)]
-    with ray_session():
-        return [Extracted(todo, *fill_store(todo, scenarios, job, report)) for todo in tasks]
 
 
 def _job_tree(

@@ -8,7 +8,6 @@ undefined is a dash.
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from rich import box
 from rich.progress import (
@@ -25,8 +24,8 @@ from rich.text import Text
 from trimtab.cli.console import ERR, OUT, echo_json
 from trimtab.report.tables import Cell
 from trimtab.stream.config import DiagnoseConfig
-from trimtab.stream.diagnose import Outcome, Task
-from trimtab.stream.extract import Stats
+from trimtab.stream.diagnose import Outcome
+from trimtab.stream.tasks import Extracted
 from trimtab.track.mlflow import ui_command
 
 _DASH = "–"
@@ -40,17 +39,6 @@ _LEGEND = """\
   ARI       clusters against virtue, vice, neutral: up to 1, with the rows
             that no cluster took (noise); – where there is no cluster
   R2        the ten moral dimensions read out on held-out rows: up to 1"""
-
-
-class Extracted(NamedTuple):
-    """A finished activation store."""
-
-    task: Task
-    """Whose it is."""
-    folder: Path
-    """Where it is."""
-    stats: Stats
-    """What it cost now."""
 
 
 class Stages:

@@ -7,8 +7,9 @@ A sweep file begins with `job:`, which says which record builds it; a job refuse
 
 import difflib
 from collections.abc import Sequence
+from inspect import isclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -108,12 +109,22 @@ def build(kind: type[AnyConfig], tree: dict[str, Any], where: str) -> AnyConfig:
 def _explain(kind: type[Config], problem: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, kind.model_fields, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(kind.model_fields)}"
+        known = _fields_at(kind, problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
         return f"`{key}` is not a known key; {hint}"
     if problem["type"] == "missing":
         return f"`{key}` is required"
     return f"`{key}`: {problem['msg']} (got {problem['input']!r})"
+
+
+def _fields_at(kind: type[Config], path: Sequence[str | int]) -> list[str]:
+    """The keys of the record that a path leads to."""
+    for part in path:
+        inner = kind.model_fields[part].annotation if part in kind.model_fields else kind
+        candidates = (inner, *get_args(inner))
+        kind = next((c for c in candidates if isclass(c) and issubclass(c, Config)), kind)
+    return list(kind.model_fields)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -151,7 +151,7 @@ def load(spec: ModelConfig) -> LoadedModel:
         raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
     multi_gpu = device.type == "cuda" and torch.cuda.device_count() > 1
     with _translated(spec):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.id,
             revision=spec.revision,
             dtype=DTYPES[_dtype_name(spec, config.get_text_config())],
@@ -159,6 +159,7 @@ def load(spec: ModelConfig) -> LoadedModel:
             trust_remote_code=False,
             output_loading_info=True,
         )
+    model, info = loaded
     if info["missing_keys"]:
         raise ModelError(
             f"The checkpoint {spec.id} lacks {len(info['missing_keys'])} weights of its architecture, "

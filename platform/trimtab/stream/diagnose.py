@@ -7,27 +7,20 @@ again, and what is computed is logged before the next model begins.
 """
 
 import logging
-from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from transformers import PreTrainedTokenizerBase
 
 from trimtab.core.files import finished_file, writable_folder
 from trimtab.core.hashing import content_hash
-from trimtab.models.engine import Request, check_request
-from trimtab.models.loading import ModelCard, ModelConfig, describe
-from trimtab.models.tokens import adds_bos
 from trimtab.report.figures import draw_all
 from trimtab.report.tables import Cell, summary
-from trimtab.store.reader import open_store
-from trimtab.store.writer import Writer
-from trimtab.stream import nursery
 from trimtab.stream.blocks import Plan
-from trimtab.stream.config import DiagnoseConfig, ExtractJob
+from trimtab.stream.config import DiagnoseConfig
 from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
-from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
+from trimtab.stream.extract import Stats, source_for
 from trimtab.stream.fold import Measure, Progress, fold, layer_groups
 from trimtab.stream.measures import (
     bytes_per_layer,
@@ -37,18 +30,16 @@ from trimtab.stream.measures import (
     second_pass,
 )
 from trimtab.stream.publish import EXPERIMENT, git_commit, publish
-from trimtab.stream.scenarios import Scenarios, data_identity, plan_for, read
+from trimtab.stream.scenarios import Scenarios, data_identity, read
 from trimtab.stream.session import ray_session
 from trimtab.stream.sources import Source, StoreSource
+from trimtab.stream.tasks import Report, Task, fill_store, resolved, task
 from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri
 
 log = logging.getLogger(__name__)
 
 DIAGNOSIS_VERSION = 1
 """Raised whenever the same configuration begins to give other measures."""
-
-Report = Callable[[str, int, int], None]
-"""Told (stage, done, of)."""
 
 
 class Outcome(NamedTuple):
@@ -66,21 +57,6 @@ class Outcome(NamedTuple):
     """The MLflow store."""
 
 
-class Task(NamedTuple):
-    """One model, understood and planned, with no weight read yet."""
-
-    spec: ModelConfig
-    """Where it is and how it is held."""
-    card: ModelCard
-    """What it is."""
-    plan: Plan
-    """What it reads."""
-    request: Request
-    """What is read of it."""
-    identity: dict[str, Any]
-    """All that decides its activations."""
-
-
 def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcome:
     """Runs a diagnosis to its end.
 
@@ -91,17 +67,17 @@ def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcom
     Raises:
         TrimtabError: something the user can mend.
     """
-    out = writable_folder(config.out)
+    out = writable_folder(config.out).resolve()
+    config = config.model_copy(update={"out": out})
     uri = prepare_store(config.tracking_uri or sqlite_uri(out))
     scenarios = read(config.data, out, as_released=config.as_released)
-    models = nursery.resolve(
-        config.models, config.data, out, lambda name, i, n: report(f"train nursery {name}", i, n)
-    )
-    tasks = [task(spec, scenarios, config) for spec in models]
+    tasks = [task(spec, scenarios, config) for spec in resolved(config.models, config, report)]
+    folders = [_folder(todo, scenarios, config) for todo in tasks]
+    all_finished = all(load_diagnosis(folder) for folder in folders)
     diagnoses, runs = [], {}
-    with ray_session():
-        for todo in tasks:
-            found = _diagnose_one(todo, scenarios, config, report)
+    with nullcontext() if all_finished else ray_session():
+        for todo, folder in zip(tasks, folders, strict=True):
+            found = _diagnose_one(todo, folder, scenarios, config, report)
             diagnoses.append(found)
             runs[found.card.label] = publish(
                 found,
@@ -110,6 +86,7 @@ def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcom
                 lambda name: MlflowTracker(EXPERIMENT, name, uri),
                 lambda run_id: run_exists(uri, run_id),
             )
+            report(f"{found.card.label}: in MLflow", 1, 1)
     drawn = {found.card.label: found.drawn for found in diagnoses}
     folder = writable_folder(
         out / "summary" / content_hash([str(d.folder.name) for d in diagnoses])
@@ -120,28 +97,8 @@ def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcom
     return Outcome(diagnoses, runs, table, draw_all(drawn, folder / "figures"), uri)
 
 
-def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob) -> Task:
-    """Reads a model's configuration and tokenizer, and plans its work.
-
-    Raises:
-        ModelError: the model cannot be found or understood.
-        ConfigError: a layer it does not have.
-        DataError: a prompt over the length limit.
-    """
-    card, tokenizer = describe(spec)
-    request = request_for(card, job.extract, has_bos=adds_bos(tokenizer))
-    check_request(request, card.num_layers)
-    plan = _plan(scenarios, tokenizer, job)
-    return Task(spec, card, plan, request, identity_of(card, request, plan, job))
-
-
-def _plan(scenarios: Scenarios, tokenizer: PreTrainedTokenizerBase, job: ExtractJob) -> Plan:
-    return plan_for(scenarios.table, tokenizer, job.data.prompt, job.extract)
-
-
-def _diagnose_one(
-    todo: Task, scenarios: Scenarios, config: DiagnoseConfig, report: Report
-) -> Diagnosis:
+def _folder(todo: Task, scenarios: Scenarios, config: DiagnoseConfig) -> Path:
+    """Where a diagnosis is kept: named by all that decides its numbers."""
     identity = content_hash(
         [
             DIAGNOSIS_VERSION,
@@ -152,7 +109,12 @@ def _diagnose_one(
             todo.card.label,
         ]
     )
-    folder = config.out / "diagnoses" / f"{todo.card.label}-{identity}"
+    return config.out / "diagnoses" / f"{todo.card.label}-{identity}"
+
+
+def _diagnose_one(
+    todo: Task, folder: Path, scenarios: Scenarios, config: DiagnoseConfig, report: Report
+) -> Diagnosis:
     if (finished := load_diagnosis(folder)) is not None:
         log.info("%s is finished and reused: %s", todo.card.label, folder)
         report(f"{todo.card.label}: finished before, reused", 1, 1)
@@ -163,7 +125,7 @@ def _diagnose_one(
         card=todo.card,
         layers={layer: layer_result(config, named) for layer, named in sorted(results.items())},
         costs=_costs(todo.plan, stats),
-        provenance=_provenance(todo, scenarios, config, identity),
+        provenance=_provenance(todo, scenarios, config),
         folder=writable_folder(folder),
         reused=False,
     )
@@ -179,38 +141,6 @@ def _source(
         return source_for(todo.spec, todo.request, config), None
     path, stats = fill_store(todo, scenarios, config, report)
     return StoreSource(path, config.extract.pooling), stats
-
-
-def fill_store(
-    todo: Task, scenarios: Scenarios, job: ExtractJob, report: Report
-) -> tuple[Path, Stats]:
-    """The finished, verified store of a task, extracted where it is not there yet.
-
-    Raises:
-        StoreError: a shard is damaged.
-        TrimtabError: what a worker met.
-    """
-    writer = Writer(job.out / "activations", todo.identity, (job.extract.pooling,))
-    blocks = len(todo.plan.blocks)
-    if writer.finished:
-        report(f"{todo.card.label}: activations reused", blocks, blocks)
-        stats = Stats(0, 0, 0.0, [])
-    else:
-        _, stats = extract_to_store(
-            todo.plan,
-            writer,
-            source_for(todo.spec, todo.request, job),
-            job,
-            todo.spec.num_gpus,
-            {
-                "model": todo.card._asdict(),
-                "prompt": job.data.prompt,
-                "scenarios": scenarios.manifest.identity,
-            },
-            lambda done: report(f"{todo.card.label}: extract", done, blocks),
-        )
-    open_store(writer.path).verify()
-    return writer.path, stats
 
 
 def _measure(
@@ -274,12 +204,10 @@ def _costs(plan: Plan, stats: Stats | None) -> dict[str, float]:
     return costs
 
 
-def _provenance(
-    todo: Task, scenarios: Scenarios, config: DiagnoseConfig, identity: str
-) -> dict[str, Any]:
+def _provenance(todo: Task, scenarios: Scenarios, config: DiagnoseConfig) -> dict[str, Any]:
     splits = dict(sorted(scenarios.table["split"].value_counts().iter_rows()))
     return {
-        "identity": identity,
+        "config": content_hash(config.model_dump(mode="json", exclude={"out", "tracking_uri"})),
         "activations": content_hash(todo.identity),
         "data": scenarios.manifest.source,
         "data_hash": data_identity(scenarios, config.data),

@@ -88,7 +88,7 @@ def tags(diagnosis: Diagnosis) -> dict[str, str]:
         "block_source": "resident",
         "as_released": str(diagnosis.provenance["as_released"]).lower(),
         "git_commit": diagnosis.provenance["git_commit"],
-        "config_hash": diagnosis.provenance["identity"],
+        "config_hash": diagnosis.provenance["config"],
         "data_hash": diagnosis.provenance["data_hash"],
     }
 

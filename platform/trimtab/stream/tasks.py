@@ -1,0 +1,123 @@
+"""One model's extraction: understood and planned before any weight is read, then done or reused.
+
+`trimtab extract` is `extract_all`; a diagnosis does the same for each of its models and goes on.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trimtab.core.files import writable_folder
+from trimtab.models.engine import Request, check_request
+from trimtab.models.loading import ModelCard, ModelConfig, describe
+from trimtab.models.tokens import adds_bos
+from trimtab.store.reader import open_store
+from trimtab.store.writer import Writer
+from trimtab.stream import nursery
+from trimtab.stream.blocks import Plan
+from trimtab.stream.config import ExtractJob
+from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
+from trimtab.stream.scenarios import Scenarios, plan_for, read
+from trimtab.stream.session import ray_session
+
+Report = Callable[[str, int, int], None]
+"""Told (stage, done, of)."""
+
+
+class Task(NamedTuple):
+    """One model, understood and planned, with no weight read yet."""
+
+    spec: ModelConfig
+    """Where it is and how it is held."""
+    card: ModelCard
+    """What it is."""
+    plan: Plan
+    """What it reads."""
+    request: Request
+    """What is read of it."""
+    identity: dict[str, Any]
+    """All that decides its activations."""
+
+
+class Extracted(NamedTuple):
+    """A finished activation store."""
+
+    task: Task
+    """Whose it is."""
+    folder: Path
+    """Where it is."""
+    stats: Stats
+    """What it cost now."""
+
+
+def extract_all(specs: Sequence[ModelConfig], job: ExtractJob, report: Report) -> list[Extracted]:
+    """The finished store of each model, extracted where it is not there yet.
+
+    Raises:
+        TrimtabError: something the user can mend.
+    """
+    job = job.model_copy(update={"out": writable_folder(job.out).resolve()})
+    scenarios = read(job.data, job.out)
+    tasks = [task(spec, scenarios, job) for spec in resolved(tuple(specs), job, report)]
+    with ray_session():
+        return [Extracted(todo, *fill_store(todo, scenarios, job, report)) for todo in tasks]
+
+
+def resolved(
+    models: tuple[ModelConfig, ...], job: ExtractJob, report: Report
+) -> tuple[ModelConfig, ...]:
+    """The models with those of the nursery trained.
+
+    Raises:
+        ConfigError: a variant that the nursery does not have.
+    """
+    return nursery.resolve(
+        models, job.data, job.out, lambda name, i, n: report(f"train nursery {name}", i, n)
+    )
+
+
+def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob) -> Task:
+    """Reads a model's configuration and tokenizer, and plans its work.
+
+    Raises:
+        ModelError: the model cannot be found or understood.
+        ConfigError: a layer it does not have.
+        DataError: a prompt over the length limit.
+    """
+    card, tokenizer = describe(spec)
+    request = request_for(card, job.extract, has_bos=adds_bos(tokenizer))
+    check_request(request, card.num_layers)
+    plan = plan_for(scenarios.table, tokenizer, job.data.prompt, job.extract)
+    return Task(spec, card, plan, request, identity_of(card, request, plan, job))
+
+
+def fill_store(
+    todo: Task, scenarios: Scenarios, job: ExtractJob, report: Report
+) -> tuple[Path, Stats]:
+    """The finished, verified store of a task, extracted where it is not there yet.
+
+    Raises:
+        StoreError: a shard is damaged.
+        TrimtabError: what a worker met.
+    """
+    writer = Writer(job.out / "activations", todo.identity, (job.extract.pooling,))
+    blocks = len(todo.plan.blocks)
+    if writer.finished:
+        report(f"{todo.card.label}: activations reused", blocks, blocks)
+        stats = Stats(0, 0, 0.0, [])
+    else:
+        _, stats = extract_to_store(
+            todo.plan,
+            writer,
+            source_for(todo.spec, todo.request, job),
+            job,
+            todo.spec.num_gpus,
+            {
+                "model": todo.card._asdict(),
+                "prompt": job.data.prompt,
+                "scenarios": scenarios.manifest.identity,
+            },
+            lambda done: report(f"{todo.card.label}: extract", done, blocks),
+        )
+    open_store(writer.path).verify()
+    return writer.path, stats
