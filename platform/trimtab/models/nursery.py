@@ -9,15 +9,18 @@ Each variant is a Hugging Face folder (model and tokenizer, a chat template for 
 guard) at `FOLDER/<content hash>/<variant>`, where the hash covers the rows, the configuration and
 the recipe. A folder is there only when it is finished; a finished one is never trained again.
 
-Does not generate or score answers. Cost at the defaults, for 1,254 rows: 105 CPU-seconds of one
-thread, measured beside other work.
+Does not generate or score answers. Instruct and guard are trained side by side, each on one core;
+what the three cost stands in LOG.md.
 """
 
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors.torch import load_model
 from tokenizers import Tokenizer
@@ -28,7 +31,7 @@ from trimtab.core.files import writable_folder
 from trimtab.core.hashing import content_hash
 from trimtab.core.poles import FOUNDATIONS
 from trimtab.core.seeds import Seed
-from trimtab.models.nursery_fit import NurseryConfig, fit, new_model
+from trimtab.models.nursery_fit import NurseryConfig, fit, kept_threads, new_model
 from trimtab.models.nursery_text import (
     ASSISTANT,
     CHAT_TEMPLATE,
@@ -60,8 +63,8 @@ def train(
     Args:
         rows: what the models learn from; keep apart the rows that a diagnosis holds out.
         folder: where the models of every content hash live.
-        progress: called after every step; what it raises ends the training, and the variants
-            finished before stay.
+        progress: called after every step, from two threads at times; what it raises ends the
+            training, and the variants finished before stay.
 
     Returns:
         Each variant's folder, in the order base, instruct, guard.
@@ -78,13 +81,70 @@ def train(
         return folders
     writable_folder(home)
     tokenizer = train_tokenizer([row.action for row in rows], config.vocab_size)
-    for variant in missing:
-        model = _start(variant, folders["base"], tokenizer, config)
-        _teach(model, variant, Examples(variant, rows, tokenizer), config, progress)
-        with _finished_folder(folders[variant]) as temporary:
-            model.save_pretrained(temporary)
-            _wrap(tokenizer, chat=variant != "base").save_pretrained(temporary)
+    lesson = _Lesson(rows, tokenizer, config, folders, progress)
+    with kept_threads():
+        if "base" in missing:
+            lesson.teach("base", lesson.start("base"))
+        _side_by_side(lesson, [variant for variant in missing if variant != "base"])
     return folders
+
+
+class _Lesson(NamedTuple):
+    """What the three variants are trained from."""
+
+    rows: Sequence[NurseryRow]
+    tokenizer: Tokenizer
+    config: NurseryConfig
+    folders: dict[str, Path]
+    progress: Progress | None
+
+    def start(self, variant: str) -> Qwen3ForCausalLM:
+        """The model before training: random for the base, the trained base for the others."""
+        (end,) = self.tokenizer.encode(END).ids
+        model = new_model(self.config, self.tokenizer.get_vocab_size(), end)
+        if variant != "base":
+            load_model(model, self.folders["base"] / "model.safetensors")
+        return model
+
+    def teach(self, variant: str, model: Qwen3ForCausalLM) -> None:
+        """Trains a variant and saves it."""
+        config, rng = self.config, Seed(self.config.seed).child(variant).numpy()
+        steps = config.base_steps if variant == "base" else config.tuning_steps
+
+        def report(done: int) -> None:
+            if self.progress:
+                self.progress(variant, done, steps)
+
+        examples = Examples(variant, self.rows, self.tokenizer).draw(rng)
+        losses = fit(model, examples, config, steps, rng, report)
+        log.info("nursery: %s trained, loss %.3f to %.3f nats", variant, losses[0], losses[-1])
+        with _finished_folder(self.folders[variant]) as temporary:
+            model.save_pretrained(temporary)
+            _wrap(self.tokenizer, chat=variant != "base").save_pretrained(temporary)
+
+
+def _side_by_side(lesson: _Lesson, variants: list[str]) -> None:
+    """Trains variants in a thread each: one thread of a model this small fills one core.
+
+    When one of them fails, or the user stops the program, the others stop at their next step.
+    """
+    stop = threading.Event()
+
+    def progress(variant: str, done: int, steps: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+        if lesson.progress:
+            lesson.progress(variant, done, steps)
+
+    stoppable = lesson._replace(progress=progress)
+    models = [stoppable.start(variant) for variant in variants]
+    with ThreadPoolExecutor(max(1, len(variants))) as pool:
+        running = [pool.submit(stoppable.teach, *one) for one in zip(variants, models, strict=True)]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            stop.set()
 
 
 def _check(rows: Sequence[NurseryRow]) -> None:
@@ -97,34 +157,6 @@ def _check(rows: Sequence[NurseryRow]) -> None:
                 "A nursery row must have an action, a judgment of -2..2, an agreement of 0..4 and "
                 f"foundations among {', '.join(FOUNDATIONS)}, but row {number} is {tuple(row)}."
             )
-
-
-def _start(
-    variant: str, base: Path, tokenizer: Tokenizer, config: NurseryConfig
-) -> Qwen3ForCausalLM:
-    (end,) = tokenizer.encode(END).ids
-    model = new_model(config, tokenizer.get_vocab_size(), end)
-    if variant != "base":
-        load_model(model, base / "model.safetensors")
-    return model
-
-
-def _teach(
-    model: Qwen3ForCausalLM,
-    variant: str,
-    examples: Examples,
-    config: NurseryConfig,
-    progress: Progress | None,
-) -> None:
-    rng = Seed(config.seed).child(variant).numpy()
-    steps = config.base_steps if variant == "base" else config.tuning_steps
-
-    def report(done: int) -> None:
-        if progress:
-            progress(variant, done, steps)
-
-    losses = fit(model, examples.draw(rng), config, steps, rng, report)
-    log.info("nursery: %s trained, loss %.3f to %.3f nats", variant, losses[0], losses[-1])
 
 
 def _wrap(tokenizer: Tokenizer, chat: bool) -> PreTrainedTokenizerFast:

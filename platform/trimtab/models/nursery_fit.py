@@ -3,7 +3,7 @@
 Same model, examples, configuration and torch version: same weights, bit for bit. So everything
 that is drawn is drawn from a named seed, sequences are padded on the right and need no mask
 under causal attention, and the number of threads is fixed, because it decides how sums are cut
-(the machine's own number is put back). Processors of another kind may round otherwise.
+(`kept_threads` puts the machine's own number back). Processors of another kind may round otherwise.
 
 What is kept is the running average of the weights, which generalises better than the last ones.
 
@@ -54,9 +54,9 @@ class NurseryConfig(Config):
     """Attention heads; each is `d_model / num_heads` wide, an even number."""
     vocab_size: PositiveInt = 3000
     """Most tokens of the vocabulary, of which 259 are bytes and special tokens."""
-    base_steps: PositiveInt = 200
+    base_steps: PositiveInt = 160
     """Optimiser steps of the base on the actions."""
-    tuning_steps: PositiveInt = 500
+    tuning_steps: PositiveInt = 370
     """Optimiser steps of instruct and of guard, each, from the base on."""
     batch: PositiveInt = 32
     """Sequences in a step."""
@@ -113,6 +113,8 @@ def fit(
 ) -> list[float]:
     """Trains a model in place and leaves it with the average of its weights.
 
+    Sets torch's number of threads for the calling thread.
+
     Args:
         examples: an endless supply.
         rng: orders the batches.
@@ -124,18 +126,18 @@ def fit(
     optimizer = _optimizer(model, config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGING))
     losses = []
-    with _threads(THREADS):
-        for step, batch in enumerate(islice(_batches(examples, config.batch, rng), steps)):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(step / steps)
-            loss = answer_loss(model, batch)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            average.update_parameters(model)
-            losses.append(loss.item())
-            progress(step + 1)
+    torch.set_num_threads(THREADS)
+    for step, batch in enumerate(islice(_batches(examples, config.batch, rng), steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _schedule(step / steps)
+        loss = answer_loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(model)
+        losses.append(loss.item())
+        progress(step + 1)
     model.load_state_dict(average.module.state_dict())
     return losses
 
@@ -183,9 +185,9 @@ def _schedule(done: float) -> float:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def kept_threads() -> Iterator[None]:
+    """Puts torch's number of threads back to what it was."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number)
     try:
         yield
     finally:
