@@ -56,7 +56,7 @@ class NurseryConfig(Config):
     """Most tokens of the vocabulary, of which 259 are bytes and special tokens."""
     base_steps: PositiveInt = 160
     """Optimiser steps of the base on the actions."""
-    tuning_steps: PositiveInt = 420
+    tuning_steps: PositiveInt = 390
     """Optimiser steps of instruct and of guard, each, from the base on."""
     batch: PositiveInt = 32
     """Sequences in a step."""
