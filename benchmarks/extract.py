@@ -14,7 +14,7 @@ is a random `qwen3` (8 layers, d = 512, 151,936 tokens, tied); the tokenizer a b
 8,192 tokens trained on the prompts, so that lengths are about what a real one gives. What comes of
 running each prompt once, and what of the engine itself, is printed apart.
 
-A full run on two idle cores takes about 15 minutes, most of them in the padded loop, and 4 GB.
+A full run on two idle cores takes about half an hour, most of it in the padded loop, and 4 GB.
 On a busy machine the two threads wait for each other and the numbers mean nothing. Quick look:
 
     python benchmarks/extract.py --rounds 1 --rows 400 --stream-rows 2000
