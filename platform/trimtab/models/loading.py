@@ -53,8 +53,15 @@ class ModelConfig(Config):
     """What it computes in. `auto` is what the checkpoint was published in."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is the GPUs that this process sees, else the CPU."""
-    num_gpus: float = 0.0
-    """GPUs that one replica of it gets; a fraction packs several small models on one."""
+    precision: Literal["published", "nf4"] = "published"
+    """How weights are held: as published (bfloat16, MXFP4, ...), or linear layers and experts in
+    NF4 (bitsandbytes, blocks of 64, double quantisation), which is not exact."""
+    source: Literal["auto", "resident", "streamed"] = "auto"
+    """Where blocks come from: all held in memory, or read from the checkpoint one at a time (same
+    bits, any size). `auto` is what the plan picks."""
+    num_gpus: float | None = None
+    """GPUs that one replica gets; a fraction packs several small models on one. The default is
+    what the plan says."""
 
     @property
     def label(self) -> str:

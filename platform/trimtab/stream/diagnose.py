@@ -182,7 +182,7 @@ def _pass(
     gpus = 0.0
     if not config.store:
         only = todo.request.model_copy(update={"layers": tuple(measures)})
-        source, gpus = source_for(todo.spec, only, config), todo.spec.num_gpus
+        source, gpus = source_for(todo.spec, only, config), todo.spec.num_gpus or 0.0
     held = finish_bytes(config, todo.plan.num_rows)
     folded = fold(todo.plan.blocks, source, measures, config.workers, gpus, held, progress)
     return folded.results

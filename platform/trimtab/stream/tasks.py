@@ -111,7 +111,7 @@ def fill_store(
             writer,
             source_for(todo.spec, todo.request, job),
             job,
-            todo.spec.num_gpus,
+            todo.spec.num_gpus or 0.0,
             {
                 "model": todo.card._asdict(),
                 "prompt": job.data.prompt,
