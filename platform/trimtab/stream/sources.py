@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.models.allocator import keep_freed_memory
 from trimtab.models.engine import Engine, Extraction, Request
 from trimtab.models.loading import ModelConfig, load
 from trimtab.store.reader import open_store
@@ -47,6 +48,7 @@ class ModelSource:
         """The engine over the model, which is loaded at the first call."""
         if self._engine is None:
             torch.set_num_threads(self.threads)
+            keep_freed_memory()
             loaded = load(self.spec)
             self._engine = Engine(loaded.decoder, self.request, loaded.decoder.device)
         return self._engine
