@@ -72,9 +72,7 @@ class Journal:
         self._progress.unlink(missing_ok=True)
         return 0
 
-    def open_states(
-        self, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype
-    ) -> StateFiles:
+    def open_states(self, shapes: Sequence[tuple[int, int, int]], dtype: torch.dtype) -> StateFiles:
         """The hidden states on the disk."""
         return StateFiles(self.folder, shapes, dtype)
 

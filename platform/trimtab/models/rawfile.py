@@ -19,7 +19,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous tensor on the CPU, to be read or written."""
     assert tensor.is_contiguous(), "rows that lie apart have no one memory"
     assert tensor.device.type == "cpu", "only the CPU's memory can be read into"
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy())
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 def read_at(file: FileIO, offset: int, memory: memoryview) -> int:

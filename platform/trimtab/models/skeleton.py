@@ -103,7 +103,9 @@ def build_skeleton(
         model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
     model = cast(PreTrainedModel, model.eval().requires_grad_(requires_grad=False))
     decoder = locate_decoder(model)
-    prefix = next(f"{name}." for name, m in model.named_modules() if m is decoder.module).lstrip(".")
+    prefix = next(f"{name}." for name, m in model.named_modules() if m is decoder.module).lstrip(
+        "."
+    )
     weights = [
         weight._replace(name=weight.name.removeprefix(prefix))
         for weight in _weights(model, prefix, dtype, stored)
@@ -194,8 +196,8 @@ def _pieces(name: str, sources: Sequence[_Source]) -> list[Piece]:
             "experts that are merged and tensors that are concatenated can be read in place. Set "
             "`source: resident`."
         )
-    merged = MergeModulelist in kinds
-    axis = converter.operations[-1].dim - int(merged) if Concatenate in kinds else None
+    merged, last = MergeModulelist in kinds, converter.operations[-1]
+    axis = last.dim - int(merged) if isinstance(last, Concatenate) else None
     return list(_slices(converter, sources, axis, merged=merged))
 
 

@@ -8,6 +8,7 @@ still has the last finished block's states whole.
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
@@ -37,11 +38,11 @@ class StateFiles:
         self._offsets = [sum(sizes[:i]) for i in range(len(sizes))]
         self._paths = state_paths(folder)
         self._files = [FileIO(os.open(p, os.O_RDWR | os.O_CREAT, 0o644), "r+") for p in self._paths]
-        self._finished = 0
+        self._finished = 0  # so that what is embedded, "after layer -1", is written to the other
 
     def resume(self, layer: int) -> None:
         """Takes up the states after a layer that was finished earlier."""
-        self._finished = (layer + 1) % 2
+        self._finished = layer % 2
 
     def read(self, number: int) -> Tensor:
         """A batch's states after the last finished block, on the CPU."""
@@ -183,15 +184,15 @@ def state_paths(folder: Path) -> list[Path]:
     return [folder / f"states-{turn}.bin" for turn in range(2)]
 
 
-def _left_in_group(group: Path = Path("/sys/fs/cgroup")) -> float:
+def _left_in_group(group: Path = Path("/sys/fs/cgroup")) -> int:
     """What a container may still take, page cache that can go included."""
     try:
         most = (group / "memory.max").read_text("utf-8").strip()
         used = int((group / "memory.current").read_text("utf-8"))
         lines = (group / "memory.stat").read_text("utf-8").splitlines()
     except OSError:  # no container, or one of another kind
-        return math.inf
+        return sys.maxsize
     if most == "max":
-        return math.inf
+        return sys.maxsize
     cached = dict(line.split() for line in lines).get("inactive_file", "0")
     return int(most) - used + int(cached)

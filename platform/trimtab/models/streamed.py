@@ -27,7 +27,7 @@ from trimtab.models.blocks import Start, embedding_name
 from trimtab.models.loading import DTYPES, ModelConfig, _config, _device, _dtype_name, _translated
 from trimtab.models.shards import Reader, checkpoint_files, read_headers
 from trimtab.models.skeleton import Skeleton, Weight, build_skeleton
-from trimtab.models.slots import CudaSlots, Landing, Slots, layout, view
+from trimtab.models.slots import CudaSlots, Landing, Slots, view
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +115,16 @@ class StreamedDecoder:
         module = self._decoder.module.get_submodule(owner)
         for weight in self._beside.get(owner, ()):
             meta = getattr(module, weight.name)
-            if not meta.is_meta:
-                continue
-            memory = torch.empty(weight.shape, dtype=weight.dtype)
-            landing = Landing()
+            if meta.is_meta:
+                _set(module, weight.name, self._read(weight).to(self.device))
+                self._borrowed.append((module, weight.name, meta))
+
+    def _read(self, weight: Weight) -> Tensor:
+        memory, landing = torch.empty(weight.shape, dtype=weight.dtype), Landing()
+        with closing(self._reader):
             for piece in weight.pieces:
                 landing.land(piece, memory[piece.where], self._reader)
-            _set(module, weight.name, memory.to(self.device))
-            self._borrowed.append((module, weight.name, meta))
+        return memory
 
     def _release(self) -> None:
         while self._borrowed:
