@@ -1,6 +1,6 @@
 """The engine against the model's own forward."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import pytest
@@ -101,8 +101,8 @@ class Counting:
             raise torch.OutOfMemoryError("no room")
         return self.decoder.start(tokens)
 
-    def blocks(self, deepest: int) -> Iterator[nn.Module]:
-        for block in self.decoder.blocks(deepest):
+    def blocks(self, deepest: int, first: int = 0) -> Generator[nn.Module, None, None]:
+        for block in self.decoder.blocks(deepest, first):
             self.handed_out += 1
             yield block
 

@@ -22,6 +22,11 @@ class Batch(NamedTuple):
     length: int
     """Tokens of each of them."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Prompts and tokens."""
+        return len(self.which), self.length
+
 
 def plan_batches(lengths: Sequence[int], token_budget: int) -> list[Batch]:
     """Cuts prompts into batches of equal length, shortest first.

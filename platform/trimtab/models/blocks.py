@@ -6,12 +6,14 @@ is not written down per architecture: the decoder's own forward is run once over
 record what each block would have received. Calling the real blocks with what was recorded is the
 model's own computation, to the bit; `Decoder.verify` proves that for the model at hand.
 
-The cost of recording is one embedding look-up and the masks of one batch.
+The cost of recording is one embedding look-up and the masks of one batch; the forward ends at the
+last block, so that the final norm need not be there.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
@@ -44,7 +46,7 @@ class Start(NamedTuple):
 
 @runtime_checkable
 class BlockSource(Protocol):
-    """Where the engine gets its blocks from: a resident model's own, or (later) a stream of them."""
+    """Where the engine gets its blocks from: a resident model's own, or a stream of them."""
 
     @property
     def num_layers(self) -> int:
@@ -60,9 +62,13 @@ class BlockSource(Protocol):
         """Embeds a batch and records the blocks' arguments."""
         ...
 
-    def blocks(self, deepest: int) -> Iterator[nn.Module]:
-        """Blocks 0 to `deepest`, in order; each is valid until the next one is asked for."""
+    def blocks(self, deepest: int, first: int = 0) -> Generator[nn.Module, None, None]:
+        """Blocks `first` to `deepest`, in order; each is valid until the next one is asked for."""
         ...
+
+
+class _AllRecorded(Exception):  # noqa: N818 (no error)
+    """Ends the decoder's forward at its last block."""
 
 
 class _Recorder(nn.Module):
@@ -71,8 +77,14 @@ class _Recorder(nn.Module):
     hidden: Tensor
     call: Call
 
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.last = last
+
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ANN401
         self.hidden, self.call = hidden, Call(args, kwargs)
+        if self.last:
+            raise _AllRecorded
         return hidden
 
 
@@ -101,20 +113,34 @@ class Decoder:
         """Where tokens go in."""
         return next(self.module.parameters()).device
 
-    def blocks(self, deepest: int) -> Iterator[nn.Module]:
-        """Blocks 0 to `deepest`, in order."""
-        yield from list(self._list)[: deepest + 1]
+    def blocks(self, deepest: int, first: int = 0) -> Generator[nn.Module, None, None]:
+        """Blocks `first` to `deepest`, in order."""
+        yield from list(self._list)[first : deepest + 1]
 
     def start(self, tokens: Int[Tensor, "batch tokens"]) -> Start:
-        """Embeds a batch and records what each block would be called with."""
-        with self._recorders() as recorders:
+        """Embeds a batch and records what each block would be called with.
+
+        Raises:
+            ModelError: something happens to the hidden states between two blocks.
+        """
+        with self._recorders() as recorders, suppress(_AllRecorded):
             self.module(input_ids=tokens, use_cache=False)
+        for layer, (before, after) in enumerate(pairwise(recorders)):
+            if after.hidden is not before.hidden:
+                raise self._between(layer)
         return Start(recorders[0].hidden, [recorder.call for recorder in recorders])
+
+    def _between(self, layer: int) -> ModelError:
+        return ModelError(
+            f"Block {layer} of {type(self.module).__name__} gives another result by itself than "
+            "inside the model's forward, so something happens between its blocks. This "
+            "architecture is not supported."
+        )
 
     @contextmanager
     def _recorders(self) -> Iterator[list[_Recorder]]:
         real = self._list
-        recorders = [_Recorder() for _ in real]
+        recorders = [_Recorder(last=i == len(real) - 1) for i in range(len(real))]
         setattr(self.module, self.block_list, nn.ModuleList(recorders))
         try:
             yield recorders
@@ -144,11 +170,7 @@ class Decoder:
             outputs.append(hidden)
         for layer, (ours, theirs) in enumerate(zip(outputs, self._hooked(tokens), strict=True)):
             if not torch.allclose(ours, theirs, rtol=0, atol=0, equal_nan=True):
-                raise ModelError(
-                    f"Block {layer} of {type(self.module).__name__} gives another result by itself "
-                    "than inside the model's forward, so something happens between its blocks. "
-                    "This architecture is not supported."
-                )
+                raise self._between(layer)
 
     def _hooked(self, tokens: Tensor) -> list[Tensor]:
         seen: list[Tensor] = []
@@ -171,6 +193,17 @@ def find_decoder(model: nn.Module) -> Decoder:
         ModelError: no module owns both an embedding and blocks under a known name, several do,
             or the blocks do not behave as blocks.
     """
+    decoder = locate_decoder(model)
+    decoder.verify()
+    return decoder
+
+
+def locate_decoder(model: nn.Module) -> Decoder:
+    """As `find_decoder`, but unverified: of a model on the meta device, which cannot run.
+
+    Raises:
+        ModelError: no module owns both an embedding and blocks under a known name, or several do.
+    """
     found = [
         (module, block_list)
         for module in model.modules()
@@ -185,11 +218,11 @@ def find_decoder(model: nn.Module) -> Decoder:
             f"but {len(found)} do. This architecture is not supported."
         )
     module, block_list = found[0]
-    decoder = Decoder(module, block_list, _width(module))
-    decoder.verify()
-    return decoder
+    embedding = getattr(module, embedding_name(module))
+    width = int(getattr(module.config, "hidden_size", embedding.embedding_dim))
+    return Decoder(module, block_list, width)
 
 
-def _width(module: nn.Module) -> int:
-    embedding = next(getattr(module, name) for name in EMBEDDINGS if hasattr(module, name))
-    return int(getattr(module.config, "hidden_size", embedding.embedding_dim))
+def embedding_name(module: nn.Module) -> str:
+    """Under which attribute a decoder holds its token embedding."""
+    return next(name for name in EMBEDDINGS if hasattr(module, name))

@@ -9,25 +9,31 @@ one that reads its weights while it goes.
 Layer L is the output of block L, before the model's final norm.
 
 Cost: memory for the hidden states of all prompts given at once (2,048 prompts x 12 tokens x 4,096
-x bf16 = 200 MB) plus one batch's activations; compute 2 x parameters below the deepest layer per
-token. Equal to the model's ordinary forward on the same batches to the bit.
+x bf16 = 200 MB; `states` says where they stay) plus one batch's activations; compute 2 x parameters
+below the deepest layer per token. Equal to the model's ordinary forward on the same batches to the
+bit. With a folder a run that was cut short goes on after its last finished layer (`journal`).
 """
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.core.config import Config
 from trimtab.core.errors import ActivationError, ConfigError, ModelError
+from trimtab.core.hashing import content_hash
 from trimtab.models.batching import Batch, plan_batches
 from trimtab.models.blocks import BlockSource, Call
+from trimtab.models.journal import Journal, Resume, Rows
 from trimtab.models.pooling import POOLINGS, pooler
+from trimtab.models.states import Keep, States, where
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +73,14 @@ class Extraction(NamedTuple):
 
 
 class _Running(NamedTuple):
-    """A batch on its way through the blocks."""
+    """Prompts on their way through the blocks."""
 
-    batch: Batch
-    hidden: Tensor
-    calls: list[Call]
+    batches: list[Batch]
+    """The same for the same prompts and budget, always."""
+    calls: list[list[Call]]
+    """For each batch, what each block is called with; shared by batches of one shape."""
+    states: States
+    """Hidden states between blocks."""
 
 
 class Engine:
@@ -80,8 +89,16 @@ class Engine:
     After running out of memory the token budget stays halved for the engine's life.
     """
 
-    def __init__(self, source: BlockSource, request: Request, device: torch.device) -> None:
+    def __init__(
+        self, source: BlockSource, request: Request, device: torch.device, keep: Keep = "auto"
+    ) -> None:
         """Checks the request against the source.
+
+        Args:
+            source: where blocks come from, resident or streamed.
+            request: what is wanted of each prompt.
+            device: where tokens go in.
+            keep: where hidden states stay between blocks.
 
         Raises:
             ConfigError: a layer that the model does not have, or an unknown pooling.
@@ -90,25 +107,42 @@ class Engine:
         self.source = source
         self.request = request
         self.device = device
+        self.keep: Keep = keep
         self.token_budget = request.token_budget
 
     @torch.inference_mode()
-    def extract(self, prompts: Sequence[Prompt]) -> Extraction:
+    def extract(self, prompts: Sequence[Prompt], resume: Resume | None = None) -> Extraction:
         """Pools every requested layer for every prompt.
+
+        Args:
+            prompts: what to run.
+            resume: a folder in which the run keeps itself after each layer. The same prompts,
+                request and model go on there at the next layer, and give the same bits.
 
         Raises:
             ActivationError: a NaN or an infinity, named by layer and prompt.
-            ModelError: not even one prompt fits into memory.
+            ModelError: not even one prompt fits into memory, or a weight cannot be read.
+            OutputError: the folder cannot be written.
         """
+        journal = self._journal(prompts, resume) if resume else None
         while True:
             try:
-                return self._extract(prompts)
+                return self._extract(prompts, journal)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
                 self._halve(max(len(prompt.tokens) for prompt in prompts), error)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _journal(self, prompts: Sequence[Prompt], resume: Resume) -> Journal:
+        tokens = [prompt.tokens for prompt in prompts]
+        identity = content_hash([resume.model, tokens, self.request.model_dump(mode="json")])
+        journal = Journal(resume.folder, identity)
+        earlier = journal.progress()
+        if earlier is not None and earlier.token_budget < self.token_budget:
+            self.token_budget = earlier.token_budget  # what fitted then
+        return journal
 
     def _halve(self, longest: int, error: RuntimeError) -> None:
         if self.token_budget // 2 < longest:
@@ -120,36 +154,108 @@ class Engine:
         self.token_budget //= 2
         log.warning("Out of memory: the token budget is halved to %d.", self.token_budget)
 
-    def _extract(self, prompts: Sequence[Prompt]) -> Extraction:
-        batches = plan_batches([len(prompt.tokens) for prompt in prompts], self.token_budget)
-        running = self._embed(prompts, batches)
+    def _extract(self, prompts: Sequence[Prompt], journal: Journal | None) -> Extraction:
+        first = journal.begin(self.token_budget) if journal else 0
+        deepest = max(self.request.layers)
         pooled: dict[tuple[str, int], Tensor] = {}
-        for layer, block in enumerate(self.source.blocks(max(self.request.layers))):
-            for position, (batch, hidden, calls) in enumerate(running):
-                hidden = block(hidden, *calls[layer].args, **calls[layer].kwargs)
-                running[position] = _Running(batch, hidden, calls)
-            if layer in self.request.layers:
-                for pooling in self.request.poolings:
-                    pooled[pooling, layer] = self._pool(running, pooling, len(prompts))
-                    _check_finite(pooled[pooling, layer], layer, prompts)
+        if journal is not None:
+            done = [layer for layer in self.request.layers if layer < first]
+            pooled |= _by_pooling(journal.rows(done))
+        if first <= deepest:
+            batches = plan_batches([len(p.tokens) for p in prompts], self.token_budget)
+            with ExitStack() as open_files:
+                running = self._start(prompts, batches, first, journal, open_files)
+                blocks = open_files.enter_context(closing(self.source.blocks(deepest, first)))
+                for layer, block in enumerate(blocks, first):
+                    rows = self._run(block, layer, running, prompts)
+                    pooled |= _by_pooling({layer: rows})
+                    if journal is not None:
+                        journal.finish(layer, self.token_budget, rows)
+        if journal is not None:
+            journal.forget_states()
         return Extraction(pooled, sum(len(p.tokens) for p in prompts), self.token_budget)
 
-    def _embed(self, prompts: Sequence[Prompt], batches: list[Batch]) -> list[_Running]:
-        calls_by_shape: dict[torch.Size, list[Call]] = {}
-        running = []
-        for batch in batches:
+    def _start(
+        self,
+        prompts: Sequence[Prompt],
+        batches: list[Batch],
+        first: int,
+        journal: Journal | None,
+        open_files: ExitStack,
+    ) -> _Running:
+        """Embeds every batch, or takes up the states of a run that came as far as `first`."""
+        calls: dict[tuple[int, int], list[Call]] = {}
+        states: States | None = None
+        for number, batch in enumerate(batches):
+            if first and batch.shape in calls:
+                continue
             tokens = torch.tensor([prompts[i].tokens for i in batch.which], device=self.device)
-            hidden, calls = self.source.start(tokens)
-            running.append(_Running(batch, hidden, calls_by_shape.setdefault(tokens.shape, calls)))
-        return running
+            hidden, recorded = self.source.start(tokens)
+            calls.setdefault(batch.shape, recorded)
+            if states is None:
+                states = self._states(batches, hidden.dtype, journal, open_files)
+            if not first:
+                states.put(number, hidden)
+        assert states is not None, "there is at least one prompt"
+        if first:
+            states.resume(first - 1)
+        else:
+            states.turn()
+        return _Running(batches, [calls[batch.shape] for batch in batches], states)
 
-    def _pool(self, running: list[_Running], pooling: str, num_prompts: int) -> Tensor:
-        pool = pooler(pooling, self.request.skip_first)
-        first = running[0].hidden
-        rows = torch.empty(num_prompts, self.source.d_model, device=first.device)
-        for batch, hidden, _ in running:
-            rows[torch.from_numpy(batch.which).to(first.device)] = pool(hidden)
-        return rows.cpu()
+    def _states(
+        self,
+        batches: list[Batch],
+        dtype: torch.dtype,
+        journal: Journal | None,
+        open_files: ExitStack,
+    ) -> States:
+        shapes = [(*batch.shape, self.source.d_model) for batch in batches]
+        nbytes = sum(math.prod(shape) for shape in shapes) * dtype.itemsize
+        keep = where(self.keep, nbytes, self.device, has_folder=journal is not None)
+        if journal is None:
+            return States(keep, self.device, None)
+        files = open_files.enter_context(closing(journal.open_states(shapes, dtype)))
+        return States(keep, self.device, files)
+
+    def _run(
+        self, block: nn.Module, layer: int, running: _Running, prompts: Sequence[Prompt]
+    ) -> Rows:
+        """One block over every batch; the layer's pooled rows, if it was asked for."""
+        wanted = self.request.poolings if layer in self.request.layers else ()
+        pools = {pooling: pooler(pooling, self.request.skip_first) for pooling in wanted}
+        rows: Rows = {}
+        for number, (batch, calls) in enumerate(zip(running.batches, running.calls, strict=True)):
+            hidden = _call(block, running.states.get(number), calls[layer], layer)
+            for pooling, pool in pools.items():
+                if pooling not in rows:
+                    rows[pooling] = hidden.new_empty(
+                        len(prompts), self.source.d_model, dtype=torch.float32
+                    )
+                rows[pooling][torch.from_numpy(batch.which).to(hidden.device)] = pool(hidden)
+            if layer < max(self.request.layers):
+                running.states.put(number, hidden)
+        running.states.turn()
+        rows = {pooling: pooled.cpu() for pooling, pooled in rows.items()}
+        for pooled in rows.values():
+            _check_finite(pooled, layer, prompts)
+        return rows
+
+
+def _call(block: nn.Module, hidden: Tensor, call: Call, layer: int) -> Tensor:
+    after = block(hidden, *call.args, **call.kwargs)
+    if not isinstance(after, Tensor) or after.shape != hidden.shape:
+        found = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
+        raise ModelError(
+            f"Every block must return hidden states of the shape it was given, "
+            f"{tuple(hidden.shape)}, but block {layer} ({type(block).__name__}) returned {found}. "
+            "This architecture is not supported."
+        )
+    return after
+
+
+def _by_pooling(rows: Mapping[int, Rows]) -> dict[tuple[str, int], Tensor]:
+    return {(pooling, layer): x for layer, found in rows.items() for pooling, x in found.items()}
 
 
 def check_request(request: Request, num_layers: int) -> None:
