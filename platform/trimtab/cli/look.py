@@ -12,6 +12,7 @@ from trimtab.cli.console import OUT, echo_json
 from trimtab.cli.run import AsJson
 from trimtab.cli.seam import USER_ERROR
 
+_PRECISIONS = {"bfloat16": "bf16", "mxfp4": "MXFP4"}
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
@@ -23,22 +24,32 @@ def models(as_json: AsJson = False) -> None:
     from trimtab.models.registry import REGISTRY
 
     if as_json:
-        echo_json([known._asdict() for known in REGISTRY.values()])
+        echo_json([known.to_json() for known in REGISTRY.values()])
         return
     table = Table("Model", "Group", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("Params", justify="right")
     table.add_column("Blocks", justify="right")
-    table.add_column("Gated")
+    table.add_column("MLP", justify="right")
+    for name in ("Published", "Gated"):
+        table.add_column(name)
     for known in REGISTRY.values():
+        shape = known.shape
+        experts = f"{shape.num_experts} x " if shape.num_experts else ""
         table.add_row(
             Text(known.id),
             known.group,
             f"{known.billions:.1f} B",
             f"{known.num_layers} x {known.d_model:4}",
+            f"{experts}{shape.d_mlp}",
+            _PRECISIONS[known.precision],
             "yes" if known.gated else "",
         )
     OUT.print(table)
-    OUT.print("A gated model needs its licence accepted on the hub, and `hf auth login`.")
+    OUT.print(
+        "Blocks: how many x width of the residual stream; MLP: experts x inner width. A gated model "
+        "needs\nits licence accepted on the hub, and `hf auth login`. `trimtab plan` says what each "
+        "one takes."
+    )
 
 
 def doctor(
