@@ -61,9 +61,9 @@ def test_prompts_grow_longer_from_block_to_block(texts: list[str], size: int) ->
 @given(TEXTS)
 def test_a_block_travels_whole(texts: list[str]) -> None:
     blocks = planned(texts, 3).blocks
-    for block, sent in zip(blocks, to_tables(blocks), strict=True):
-        column = sent["block"].to_pylist()
-        back = from_batch({"block": np.array(column, dtype=object)})
+    for block, sent in zip(blocks, to_tables([[block] for block in blocks]), strict=True):
+        column = sent["blocks"].to_pylist()
+        (back,) = from_batch({"blocks": np.array(column, dtype=object)})
         assert back.prompts == block.prompts
         assert np.array_equal(back.labels.vector, block.labels.vector)
 

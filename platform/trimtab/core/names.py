@@ -70,8 +70,12 @@ EXTRACTION: Final = (
     "extract/seconds",
     "extract/tokens_per_second",
 )
+PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
+HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
+"""Bytes of weights that one worker really held after loading."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     EXTRACTION,
+    HELD,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )

@@ -5,7 +5,7 @@ computes mostly padding. Batches of equal length need no mask, are exact, and at
 depend on nothing but the lengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +28,16 @@ class Batch(NamedTuple):
         return len(self.which), self.length
 
 
-def plan_batches(lengths: Sequence[int], token_budget: int) -> list[Batch]:
-    """Cuts prompts into batches of equal length, shortest first.
+def plan_batches(
+    lengths: Sequence[int], token_budget: int, parts: Sequence[int] = ()
+) -> list[Batch]:
+    """Cuts prompts into batches of equal length, shortest first within a part.
 
     Args:
         lengths: tokens of each prompt, at least 1.
         token_budget: most tokens in one batch.
+        parts: prompts of each part; no batch holds prompts of two, so that a prompt's batch is
+            the same whatever else runs beside its part. The default is one part.
 
     Raises:
         ModelError: one prompt alone is longer than the budget.
@@ -44,12 +48,20 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[Batch]:
             f"The longest prompt must fit into one batch, but it has {sizes.max()} tokens and "
             f"{token_budget=}. Raise the budget, or use a machine with more memory."
         )
-    batches = []
+    ends = np.cumsum(parts or [len(sizes)])
+    assert ends[-1] == len(sizes), "the parts are all prompts"
+    return [
+        batch
+        for start, end in zip([0, *ends], ends, strict=False)
+        for batch in _equal_lengths(sizes[start:end], int(start), token_budget)
+    ]
+
+
+def _equal_lengths(
+    sizes: Int[np.ndarray, " part"], first: int, token_budget: int
+) -> Iterator[Batch]:
     for length in np.unique(sizes):
-        which = np.flatnonzero(sizes == length)
+        which = first + np.flatnonzero(sizes == length)
         per_batch = token_budget // int(length)
-        batches += [
-            Batch(which[start : start + per_batch], int(length))
-            for start in range(0, len(which), per_batch)
-        ]
-    return batches
+        for start in range(0, len(which), per_batch):
+            yield Batch(which[start : start + per_batch], int(length))

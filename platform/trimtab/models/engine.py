@@ -111,23 +111,30 @@ class Engine:
         self.token_budget = request.token_budget
 
     @torch.inference_mode()
-    def extract(self, prompts: Sequence[Prompt], resume: Resume | None = None) -> Extraction:
+    def extract(
+        self,
+        prompts: Sequence[Prompt],
+        resume: Resume | None = None,
+        parts: Sequence[int] = (),
+    ) -> Extraction:
         """Pools every requested layer for every prompt.
 
         Args:
             prompts: what to run.
             resume: a folder in which the run keeps itself after each layer. The same prompts,
-                request and model go on there at the next layer, and give the same bits.
+                request and model go on there at the next layer, and give the same bits. Pooled
+                rows then stay in its files, and are mapped.
+            parts: prompts of each part that is to be batched by itself (`plan_batches`).
 
         Raises:
             ActivationError: a NaN or an infinity, named by layer and prompt.
             ModelError: not even one prompt fits into memory, or a weight cannot be read.
             OutputError: the folder cannot be written.
         """
-        journal = self._journal(prompts, resume) if resume else None
+        journal = self._journal(prompts, parts, resume) if resume else None
         while True:
             try:
-                return self._extract(prompts, journal)
+                return self._extract(prompts, parts, journal)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -135,9 +142,12 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _journal(self, prompts: Sequence[Prompt], resume: Resume) -> Journal:
+    def _journal(
+        self, prompts: Sequence[Prompt], parts: Sequence[int], resume: Resume
+    ) -> Journal:
         tokens = [prompt.tokens for prompt in prompts]
-        identity = content_hash([resume.model, tokens, self.request.model_dump(mode="json")])
+        request = self.request.model_dump(mode="json")
+        identity = content_hash([resume.model, tokens, list(parts), request])
         journal = Journal(resume.folder, identity)
         earlier = journal.progress()
         if earlier is not None and earlier.token_budget < self.token_budget:
@@ -154,7 +164,9 @@ class Engine:
         self.token_budget //= 2
         log.warning("Out of memory: the token budget is halved to %d.", self.token_budget)
 
-    def _extract(self, prompts: Sequence[Prompt], journal: Journal | None) -> Extraction:
+    def _extract(
+        self, prompts: Sequence[Prompt], parts: Sequence[int], journal: Journal | None
+    ) -> Extraction:
         first = journal.begin(self.token_budget) if journal else 0
         deepest = max(self.request.layers)
         pooled: dict[tuple[str, int], Tensor] = {}
@@ -162,15 +174,17 @@ class Engine:
             done = [layer for layer in self.request.layers if layer < first]
             pooled |= _by_pooling(journal.rows(done))
         if first <= deepest:
-            batches = plan_batches([len(p.tokens) for p in prompts], self.token_budget)
+            batches = plan_batches([len(p.tokens) for p in prompts], self.token_budget, parts)
             with ExitStack() as open_files:
                 running = self._start(prompts, batches, first, journal, open_files)
                 blocks = open_files.enter_context(closing(self.source.blocks(deepest, first)))
                 for layer, block in enumerate(blocks, first):
                     rows = self._run(block, layer, running, prompts)
-                    pooled |= _by_pooling({layer: rows})
-                    if journal is not None:
+                    if journal is None:
+                        pooled |= _by_pooling({layer: rows})
+                    else:
                         journal.finish(layer, self.token_budget, rows)
+                        pooled |= _by_pooling(journal.rows([layer] if rows else []))
         if journal is not None:
             journal.forget_states()
         return Extraction(pooled, sum(len(p.tokens) for p in prompts), self.token_budget)

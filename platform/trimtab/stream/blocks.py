@@ -9,6 +9,7 @@ travel in the same block, are joined back to it by index.
 """
 
 import pickle
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -103,12 +104,16 @@ def plan(
     )
 
 
-def to_tables(blocks: list[Block]) -> list[pa.Table]:
-    """One table of one row per block, so that Ray Data never splits or joins blocks."""
-    return [pa.table({"block": [pickle.dumps(block, protocol=5)]}) for block in blocks]
+def to_tables(calls: Sequence[list[Block]]) -> list[pa.Table]:
+    """One table of one row per worker's call, so that Ray Data never splits or joins them.
+
+    Args:
+        calls: the blocks of each: several where weights stream past them together, else one.
+    """
+    return [pa.table({"blocks": [pickle.dumps(call, protocol=5)]}) for call in calls]
 
 
-def from_batch(batch: dict[str, np.ndarray]) -> Block:
-    """The block in a batch of one row."""
-    assert len(batch["block"]) == 1, "a batch is one block"
-    return pickle.loads(batch["block"][0])
+def from_batch(batch: dict[str, np.ndarray]) -> list[Block]:
+    """The blocks in a batch of one row."""
+    assert len(batch["blocks"]) == 1, "a batch is one call"
+    return pickle.loads(batch["blocks"][0])

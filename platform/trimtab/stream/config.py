@@ -52,7 +52,8 @@ class ExtractConfig(Config):
     token_budget: PositiveInt = 16_384
     """Most tokens in one batch; about 1,024 is best on a CPU."""
     block_prompts: PositiveInt = 2_048
-    """Distinct prompts in one block: the unit of work, of retrying and of resuming."""
+    """Distinct prompts in one block: the unit of work, of retrying and of resuming. Where weights
+    stream, one call takes as many blocks as the plan has memory for."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What pooled rows are kept in."""
 
@@ -76,8 +77,8 @@ class MeasureConfig(Config):
 class WorkerConfig(Config):
     """What each worker gets; GPUs per worker stand with each model."""
 
-    replicas: PositiveInt = 1
-    """Copies of the model that work side by side."""
+    replicas: PositiveInt | None = None
+    """Copies of the model that work side by side; the default is what the plan says."""
     num_cpus: PositiveFloat = 1.0
     """CPUs that Ray reserves for each of them."""
     threads: PositiveInt = 1

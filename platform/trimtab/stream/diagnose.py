@@ -7,21 +7,25 @@ again, and what is computed is logged before the next model begins.
 """
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from trimtab.core.errors import ConfigError
 from trimtab.core.files import finished_file, writable_folder
 from trimtab.core.hashing import content_hash
 from trimtab.report.figures import draw_all
 from trimtab.report.tables import Cell, summary
+from trimtab.store.reader import open_store
 from trimtab.stream.blocks import Plan
 from trimtab.stream.config import DiagnoseConfig
 from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
 from trimtab.stream.extract import Stats, source_for
 from trimtab.stream.fold import Measure, Progress, fold, layer_groups
+from trimtab.stream.machine import known_machine
 from trimtab.stream.measures import (
     bytes_per_layer,
     finish_bytes,
@@ -71,7 +75,10 @@ def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcom
     config = config.model_copy(update={"out": out})
     uri = prepare_store(config.tracking_uri or sqlite_uri(out))
     scenarios = read(config.data, out, as_released=config.as_released)
-    tasks = [task(spec, scenarios, config) for spec in resolved(config.models, config, report)]
+    with known_machine() as machine:
+        models = resolved(config.models, config, report)
+        tasks = [task(spec, scenarios, config, machine) for spec in models]
+    _check_streams(tasks, config)
     folders = [_folder(todo, scenarios, config) for todo in tasks]
     all_finished = all(load_diagnosis(folder) for folder in folders)
     diagnoses, runs = [], {}
@@ -97,6 +104,16 @@ def diagnose(config: DiagnoseConfig, report: Report = lambda *_: None) -> Outcom
     return Outcome(diagnoses, runs, table, draw_all(drawn, folder / "figures"), uri)
 
 
+def _check_streams(tasks: Sequence[Task], config: DiagnoseConfig) -> None:
+    streamed = [todo.card.label for todo in tasks if todo.placement.source == "streamed"]
+    if streamed and not config.store:
+        raise ConfigError(
+            "A model whose weights stream needs `store: true`, since without a store every measure "
+            f"would read its weights again for every block, but {', '.join(streamed)} streams. "
+            "Keep the store, or say `source: resident`."
+        )
+
+
 def _folder(todo: Task, scenarios: Scenarios, config: DiagnoseConfig) -> Path:
     """Where a diagnosis is kept: named by all that decides its numbers."""
     identity = content_hash(
@@ -120,12 +137,14 @@ def _diagnose_one(
         report(f"{todo.card.label}: finished before, reused", 1, 1)
         return finished
     source, stats = _source(todo, scenarios, config, report)
+    made = open_store(source.path).manifest.provenance if isinstance(source, StoreSource) else {}
     results = _measure(todo, source, config, report)
     found = Diagnosis(
         card=todo.card,
         layers={layer: layer_result(config, named) for layer, named in sorted(results.items())},
-        costs=_costs(todo.plan, stats),
-        provenance=_provenance(todo, scenarios, config),
+        costs=_costs(todo.plan, stats, made),
+        provenance=_provenance(todo, scenarios, config)
+        | {"block_source": made.get("block_source", todo.placement.source)},
         folder=writable_folder(folder),
         reused=False,
     )
@@ -138,7 +157,7 @@ def _source(
 ) -> tuple[Source, Stats | None]:
     """Where the measures read rows from: a finished store, or the model itself."""
     if not config.store:
-        return source_for(todo.spec, todo.request, config), None
+        return source_for(todo.spec, todo.request, config, todo.placement), None
     path, stats = fill_store(todo, scenarios, config, report)
     return StoreSource(path, config.extract.pooling), stats
 
@@ -179,12 +198,11 @@ def _pass(
     config: DiagnoseConfig,
     progress: Progress,
 ) -> dict[int, dict[str, Any]]:
-    gpus = 0.0
     if not config.store:
         only = todo.request.model_copy(update={"layers": tuple(measures)})
-        source, gpus = source_for(todo.spec, only, config), todo.spec.num_gpus or 0.0
+        source = source_for(todo.spec, only, config, todo.placement)
     held = finish_bytes(config, todo.plan.num_rows)
-    folded = fold(todo.plan.blocks, source, measures, config.workers, gpus, held, progress)
+    folded = fold(todo.plan.blocks, source, measures, config.workers, held, progress)
     return folded.results
 
 
@@ -192,7 +210,7 @@ def _told(report: Report, stage: str, plan: Plan) -> Progress:
     return lambda done: report(stage, done, len(plan.blocks))
 
 
-def _costs(plan: Plan, stats: Stats | None) -> dict[str, float]:
+def _costs(plan: Plan, stats: Stats | None, made: Mapping[str, Any]) -> dict[str, float]:
     costs = {
         "extract/rows": float(plan.num_rows),
         "extract/prompts": float(plan.num_prompts),
@@ -201,6 +219,10 @@ def _costs(plan: Plan, stats: Stats | None) -> dict[str, float]:
     if stats is not None and stats.seconds > 0:
         costs["extract/seconds"] = stats.seconds
         costs["extract/tokens_per_second"] = stats.tokens / stats.seconds
+    held = made.get("held_bytes", {})
+    costs |= {f"held_bytes/{precision}": float(size) for precision, size in held.items()}
+    if held:
+        costs["held_bytes/total"] = float(sum(held.values()))
     return costs
 
 
@@ -215,5 +237,6 @@ def _provenance(todo: Task, scenarios: Scenarios, config: DiagnoseConfig) -> dic
         "profile": {"rows": todo.plan.num_rows, **splits},
         "measured_rows": sum(splits.get(split, 0) for split in config.measures.splits),
         "as_released": config.as_released,
+        "placement": todo.placement._asdict(),
         "git_commit": git_commit(),
     }

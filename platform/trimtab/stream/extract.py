@@ -1,13 +1,18 @@
 """Extraction into an activation store: every layer of every block, once, resumable.
 
 A worker writes each block's shard itself, so nothing but statistics travels. What is already
-there is not computed again; the manifest comes last.
+there is not computed again; the manifest comes last. Where weights stream, a worker's call is as
+many blocks as its memory holds the hidden states of, so that the weights pass once for all of them;
+each block keeps batches of its own, so the shards are the resident model's to the bit.
 """
 
+import json
+import math
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import ray
@@ -17,8 +22,9 @@ from trimtab import __version__
 from trimtab.core.hashing import content_hash
 from trimtab.models.engine import Request
 from trimtab.models.loading import ModelCard, ModelConfig
+from trimtab.models.plan import ModelPlan
 from trimtab.store.writer import Writer
-from trimtab.stream.blocks import Plan, from_batch, to_tables
+from trimtab.stream.blocks import Block, Plan, from_batch, to_tables
 from trimtab.stream.config import ExtractConfig, ExtractJob
 from trimtab.stream.fold import Progress
 from trimtab.stream.session import ERROR, raise_returned, returning_errors
@@ -26,6 +32,9 @@ from trimtab.stream.sources import ModelSource
 
 EXTRACTION_VERSION = 1
 """Raised whenever the same configuration begins to give other activations."""
+
+SCRATCH: Final = "unfinished"
+"""Folder of a store in which streaming workers keep what they would go on from."""
 
 
 class Stats(NamedTuple):
@@ -38,7 +47,9 @@ class Stats(NamedTuple):
     seconds: float
     """From the first block's start to the last block's end; loading the model is not in it."""
     token_budgets: list[int]
-    """Budgets that fitted, of the blocks computed now; less than configured after a lack of memory."""
+    """Budgets that fitted, of the calls computed now; less than configured after a lack of memory."""
+    held: dict[str, int]
+    """Bytes of weights that one worker really held, by precision; empty where nothing was loaded."""
 
 
 def request_for(card: ModelCard, extract: ExtractConfig, *, has_bos: bool) -> Request:
@@ -75,22 +86,26 @@ class ExtractBlocks:
     @returning_errors
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One row of statistics."""
-        block = from_batch(batch)
-        _ = self.source.engine  # loading the model is not the block's time
+        blocks = from_batch(batch)
+        _ = self.source.engine  # loading the model is not the blocks' time
         start = time.time()
-        pooled, extraction = self.source.extract(block)
-        self.writer.write(
-            block.number,
-            self.source.pooling,
-            pooled,
-            block.prompt_of_row,
-            block.labels.index,
-            block.scenario_ids,
-        )
+        scratch = self.writer.path / SCRATCH / f"{blocks[0].number:05d}"
+        computed = self.source.extract(blocks, scratch if self.source.streams else None)
+        for block, pooled in zip(blocks, computed.rows, strict=True):
+            self.writer.write(
+                block.number,
+                self.source.pooling,
+                pooled,
+                block.prompt_of_row,
+                block.labels.index,
+                block.scenario_ids,
+            )
         return {
-            "prompts": [len(block.prompts)],
-            "tokens": [extraction.num_tokens],
-            "budget": [extraction.token_budget],
+            "blocks": [len(blocks)],
+            "prompts": [sum(len(block.prompts) for block in blocks)],
+            "tokens": [computed.num_tokens],
+            "budget": [computed.token_budget],
+            "held": [json.dumps(self.source.held)],
             "start": [start],
             "end": [time.time()],
         }
@@ -101,7 +116,6 @@ def extract_to_store(
     writer: Writer,
     source: ModelSource,
     job: ExtractJob,
-    num_gpus: float,
     provenance: Mapping[str, Any],
     progress: Progress = lambda _: None,
 ) -> tuple[Path, Stats]:
@@ -110,42 +124,75 @@ def extract_to_store(
     Raises:
         TrimtabError: what a worker met.
     """
-    missing = [block for block in plan.blocks if not writer.has(block.number)]
-    progress(len(plan.blocks) - len(missing))
+    calls = calls_of(plan.blocks, source.placement, job)
+    missing = [call for call in calls if not all(writer.has(block.number) for block in call)]
+    done = len(plan.blocks) - sum(map(len, missing))
+    progress(done)
     rows: list[dict[str, Any]] = []
     if missing:
         dataset = ray.data.from_arrow(to_tables(missing)).map_batches(
             ExtractBlocks,
             fn_constructor_kwargs={"source": source, "writer": writer},
-            compute=ActorPoolStrategy(size=job.workers.replicas),
+            compute=ActorPoolStrategy(size=replicas(source.placement, job)),
             batch_size=1,
             num_cpus=job.workers.num_cpus,
-            num_gpus=num_gpus,
+            num_gpus=source.placement.gpus_per_replica,
         )
         for row in dataset.iter_rows():
             if ERROR in row:
                 raise_returned(row[ERROR])
             rows.append(row)
-            progress(len(plan.blocks) - len(missing) + len(rows))
+            done += int(row["blocks"])
+            progress(done)
     stats = _stats(rows)
     path = writer.finish(
         len(plan.blocks),
-        {**provenance, "trimtab": __version__, "token_budgets": stats.token_budgets},
+        {
+            **provenance,
+            "trimtab": __version__,
+            "token_budgets": stats.token_budgets,
+            "block_source": source.placement.source,
+            "held_bytes": stats.held,
+        },
     )
+    shutil.rmtree(writer.path / SCRATCH, ignore_errors=True)
     return path, stats
+
+
+def calls_of(blocks: list[Block], placement: ModelPlan, job: ExtractJob) -> list[list[Block]]:
+    """The blocks of each worker's call.
+
+    One, where the model is resident. Where its weights stream, as many as the plan holds hidden
+    states of, but not so many that a replica has none. Cut alike at every start of the same job on
+    the same machine, so that an interrupted call is taken up again.
+    """
+    at_once = 1
+    if placement.source == "streamed":
+        share = math.ceil(len(blocks) / replicas(placement, job))
+        at_once = max(1, min(share, placement.block_prompts // job.extract.block_prompts))
+    return [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
+
+
+def replicas(placement: ModelPlan, job: ExtractJob) -> int:
+    """Copies of the model side by side: what the job says, else what the plan says."""
+    return job.workers.replicas or placement.replicas
 
 
 def _stats(rows: list[dict[str, Any]]) -> Stats:
     if not rows:
-        return Stats(0, 0, 0.0, [])
+        return Stats(0, 0, 0.0, [], {})
     return Stats(
         prompts=sum(int(row["prompts"]) for row in rows),
         tokens=sum(int(row["tokens"]) for row in rows),
         seconds=max(row["end"] for row in rows) - min(row["start"] for row in rows),
         token_budgets=[int(row["budget"]) for row in rows],
+        held=json.loads(rows[0]["held"]),
     )
 
 
-def source_for(spec: ModelConfig, request: Request, job: ExtractJob) -> ModelSource:
+def source_for(
+    spec: ModelConfig, request: Request, job: ExtractJob, placement: ModelPlan
+) -> ModelSource:
     """The model as a source of rows."""
-    return ModelSource(spec, request, job.extract.pooling, job.extract.dtype, job.workers.threads)
+    extract, threads = job.extract, job.workers.threads
+    return ModelSource(spec, request, extract.pooling, extract.dtype, threads, placement)

@@ -58,7 +58,6 @@ def fold(
     source: Source,
     measures: Measures,
     workers: WorkerConfig,
-    num_gpus: float = 0.0,
     finish_bytes: int = 0,
     progress: Progress = lambda _: None,
 ) -> Folded:
@@ -69,7 +68,6 @@ def fold(
         source: where the workers get rows from.
         measures: what is computed at which layer.
         workers: what each worker gets.
-        num_gpus: GPUs of each worker.
         finish_bytes: what finishing one layer may hold at once; Ray runs only as many side by side
             as fit a machine.
         progress: told after each block.
@@ -80,7 +78,7 @@ def fold(
     with task_errors():
         shared = ray.put(measures)
         tree = _Tree(shared)
-        for done, ref in enumerate(_partial_states(blocks, source, measures, workers, num_gpus), 1):
+        for done, ref in enumerate(_partial_states(blocks, source, measures, workers), 1):
             tree.add(ref)
             progress(done)
         root = tree.root()
@@ -92,18 +90,18 @@ def fold(
 
 
 def _partial_states(
-    blocks: list[Block], source: Source, measures: Measures, workers: WorkerConfig, num_gpus: float
+    blocks: list[Block], source: Source, measures: Measures, workers: WorkerConfig
 ) -> Iterator[ray.ObjectRef[Any]]:
     """A reference to each block's table of partial states, in order."""
-    dataset = ray.data.from_arrow(to_tables(blocks))
+    dataset = ray.data.from_arrow(to_tables([[block] for block in blocks]))
     if isinstance(source, ModelSource):
         dataset = dataset.map_batches(
             FoldBlocks,
             fn_constructor_kwargs={"source": source, "measures": measures},
-            compute=ActorPoolStrategy(size=workers.replicas),
+            compute=ActorPoolStrategy(size=workers.replicas or source.placement.replicas),
             batch_size=1,
             num_cpus=workers.num_cpus,
-            num_gpus=num_gpus,
+            num_gpus=source.placement.gpus_per_replica,
         )
     else:
         dataset = dataset.map_batches(
@@ -130,7 +128,7 @@ class FoldBlocks:
     @returning_errors
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """One row: which block, how many (1), and a pickled state per layer."""
-        block = from_batch(batch)
+        (block,) = from_batch(batch)
         pooled = self.source.rows(block, list(self.measures))
         row: dict[str, list[Any]] = {"first": [block.number], "count": [1]}
         for layer, named in self.measures.items():

@@ -7,13 +7,16 @@ yet: TRIMTAB_GPU says what it will have (`a100-80gb:32`), and then nothing else 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import ray
+import torch
 
 from trimtab.core.errors import ConfigError
 from trimtab.models.hardware import GPUS, READ_RATE, Gpu, Machine, machine_of
+from trimtab.stream.session import ray_session
 
 VARIABLE: Final = "TRIMTAB_GPU"
 """Names the cards of a cluster that has not started them yet."""
@@ -50,6 +53,21 @@ def ray_machine(read_rate: float = READ_RATE) -> Machine:
         ConfigError: the cluster has no worker now, or TRIMTAB_GPU names an unknown card.
     """
     return machine_from(ray.nodes(), os.environ.get(VARIABLE, ""), _ask_a_card, read_rate)
+
+
+@contextmanager
+def known_machine() -> Iterator[Machine]:
+    """The machine that a run started here would be on.
+
+    Ray is up inside where it has to be asked (a cluster, or a GPU); a machine without either is
+    known without it.
+    """
+    if os.environ.get("RAY_ADDRESS") or ray.is_initialized() or torch.cuda.is_available():
+        with ray_session():
+            yield ray_machine()
+        return
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Machine(None, 0, 0, memory, cores=os.cpu_count() or 1)
 
 
 def machine_from(
@@ -111,6 +129,4 @@ def _ask_a_card(name: str) -> int:
 
 
 def _memory() -> int:
-    import torch
-
     return torch.cuda.get_device_properties(0).total_memory

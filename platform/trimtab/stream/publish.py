@@ -22,6 +22,7 @@ from trimtab.stream.diagnosis import RESULT, Diagnosis
 
 LOGGED = "logged.json"
 EXPERIMENT = "trimtab/diagnose"
+QUANTISED = ("nf4", "mxfp4", "int8")
 
 
 def publish(
@@ -83,9 +84,9 @@ def tags(diagnosis: Diagnosis) -> dict[str, str]:
         "architecture": card.architecture,
         "parameters": str(card.parameters),
         "revision": card.revision,
-        "quantisation": "none",
+        "quantisation": card.precision if card.precision in QUANTISED else "none",
         "dtype": card.dtype,
-        "block_source": "resident",
+        "block_source": diagnosis.provenance["block_source"],
         "as_released": str(diagnosis.provenance["as_released"]).lower(),
         "git_commit": diagnosis.provenance["git_commit"],
         "config_hash": diagnosis.provenance["config"],

@@ -4,20 +4,27 @@ Both give float32 rows of the kept dtype's precision, so that a measure computed
 same bits.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.core.hashing import content_hash
 from trimtab.models.allocator import keep_freed_memory
-from trimtab.models.engine import Engine, Extraction, Request
+from trimtab.models.engine import Engine, Request
+from trimtab.models.journal import Resume
 from trimtab.models.loading import ModelConfig, load
+from trimtab.models.plan import ModelPlan
+from trimtab.models.streamed import open_streamed
 from trimtab.store.reader import open_store
 from trimtab.stream.blocks import Block
+
+log = logging.getLogger(__name__)
 
 Pooled = dict[int, Float[np.ndarray, "rows d_model"]]
 """By layer."""
@@ -32,15 +39,35 @@ class Source(Protocol):
         ...
 
 
+class Computed(NamedTuple):
+    """What one call of a model gave."""
+
+    rows: Iterator[dict[int, Float[Tensor, "prompts d_model"]]]
+    """For each block, its prompts' rows by layer in the kept dtype; one block at a time in memory
+    where `scratch` was given."""
+    num_tokens: int
+    """Tokens computed."""
+    token_budget: int
+    """The budget that fitted."""
+
+
 class ModelSource:
     """Runs the model. Loaded on first use, in the worker, and once there."""
 
     def __init__(
-        self, spec: ModelConfig, request: Request, pooling: str, dtype: str, threads: int
+        self,
+        spec: ModelConfig,
+        request: Request,
+        pooling: str,
+        dtype: str,
+        threads: int,
+        placement: ModelPlan,
     ) -> None:
         self.spec, self.request, self.threads = spec, request, threads
         self.pooling = pooling
         self.dtype: torch.dtype = getattr(torch, dtype)
+        self.placement = placement
+        self.held: dict[str, int] = {}
         self._engine: Engine | None = None
 
     @property
@@ -49,19 +76,57 @@ class ModelSource:
         if self._engine is None:
             torch.set_num_threads(self.threads)
             keep_freed_memory()
-            loaded = load(self.spec)
-            self._engine = Engine(loaded.decoder, self.request, loaded.decoder.device)
+            self._engine = self._streamed() if self.streams else self._resident()
+            self._engine.token_budget = min(
+                self._engine.token_budget, self.placement.token_budget
+            )
         return self._engine
 
-    def extract(self, block: Block) -> tuple[dict[int, Tensor], Extraction]:
-        """The block's prompts through the model: rows per prompt in the kept dtype, by layer."""
-        extraction = self.engine.extract(block.prompts)
-        pooled = {layer: x.to(self.dtype) for (_, layer), x in extraction.pooled.items()}
-        return pooled, extraction
+    @property
+    def streams(self) -> bool:
+        """Whether weights are read while the engine runs."""
+        return self.placement.source == "streamed"
+
+    def _resident(self) -> Engine:
+        loaded = load(self.spec)
+        self.held = loaded.held.bytes
+        return Engine(loaded.decoder, self.request, loaded.decoder.device)
+
+    def _streamed(self) -> Engine:
+        source = open_streamed(self.spec)
+        return Engine(source, self.request, source.device)
+
+    def extract(self, blocks: Sequence[Block], scratch: Path | None = None) -> Computed:
+        """The prompts of some blocks through the model, each block in batches of its own.
+
+        Args:
+            blocks: run together: each decoder block passes over all of them once.
+            scratch: a folder in which the run can be taken up again at a layer boundary.
+        """
+        prompts = [prompt for block in blocks for prompt in block.prompts]
+        parts = [len(block.prompts) for block in blocks]
+        resume = Resume(scratch, self._name) if scratch else None
+        found = self.engine.extract(prompts, resume, parts)
+        pooled = {layer: x for (_, layer), x in found.pooled.items()}
+        return Computed(self._by_block(pooled, parts), found.num_tokens, found.token_budget)
+
+    @property
+    def _name(self) -> str:
+        return content_hash([self.spec.model_dump(mode="json"), str(self.dtype), self.threads])
+
+    def _by_block(
+        self, pooled: dict[int, Tensor], parts: list[int]
+    ) -> Iterator[dict[int, Tensor]]:
+        start = 0
+        for size in parts:
+            yield {
+                layer: x[start : start + size].to(self.dtype) for layer, x in pooled.items()
+            }
+            start += size
 
     def rows(self, block: Block, layers: Sequence[int]) -> Pooled:
         """See `Source`."""
-        pooled, _ = self.extract(block)
+        pooled = next(self.extract([block]).rows)
         return {layer: pooled[layer].float().numpy()[block.prompt_of_row] for layer in layers}
 
 

@@ -3,22 +3,31 @@
 `trimtab extract` is `extract_all`; a diagnosis does the same for each of its models and goes on.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimtab.core.files import writable_folder
+from trimtab.models.cost import Work
 from trimtab.models.engine import Request, check_request
+from trimtab.models.hardware import Machine
 from trimtab.models.loading import ModelCard, ModelConfig, describe
+from trimtab.models.plan import ModelPlan, place
+from trimtab.models.shapes import config_of
 from trimtab.models.tokens import adds_bos
+from trimtab.models.weights import weigh
 from trimtab.store.reader import open_store
 from trimtab.store.writer import Writer
 from trimtab.stream import nursery
 from trimtab.stream.blocks import Plan
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
+from trimtab.stream.machine import known_machine
 from trimtab.stream.scenarios import Scenarios, plan_for, read
 from trimtab.stream.session import ray_session
+
+log = logging.getLogger(__name__)
 
 Report = Callable[[str, int, int], None]
 """Told (stage, done, of)."""
@@ -37,6 +46,8 @@ class Task(NamedTuple):
     """What is read of it."""
     identity: dict[str, Any]
     """All that decides its activations."""
+    placement: ModelPlan
+    """How it runs on this machine; decides no number."""
 
 
 class Extracted(NamedTuple):
@@ -58,9 +69,11 @@ def extract_all(specs: Sequence[ModelConfig], job: ExtractJob, report: Report) -
     """
     job = job.model_copy(update={"out": writable_folder(job.out).resolve()})
     scenarios = read(job.data, job.out)
-    tasks = [task(spec, scenarios, job) for spec in resolved(tuple(specs), job, report)]
-    with ray_session():
-        return [Extracted(todo, *fill_store(todo, scenarios, job, report)) for todo in tasks]
+    with known_machine() as machine:
+        found = resolved(tuple(specs), job, report)
+        tasks = [task(spec, scenarios, job, machine) for spec in found]
+        with ray_session():
+            return [Extracted(todo, *fill_store(todo, scenarios, job, report)) for todo in tasks]
 
 
 def resolved(
@@ -76,11 +89,11 @@ def resolved(
     )
 
 
-def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob) -> Task:
+def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob, machine: Machine) -> Task:
     """Reads a model's configuration and tokenizer, and plans its work.
 
     Raises:
-        ModelError: the model cannot be found or understood.
+        ModelError: the model cannot be found or understood, or does not fit the machine.
         ConfigError: a layer it does not have.
         DataError: a prompt over the length limit.
     """
@@ -88,7 +101,39 @@ def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob) -> Task:
     request = request_for(card, job.extract, has_bos=adds_bos(tokenizer))
     check_request(request, card.num_layers)
     plan = plan_for(scenarios.table, tokenizer, job.data.prompt, job.extract)
-    return Task(spec, card, plan, request, identity_of(card, request, plan, job))
+    placement = placement_for(spec, request, plan, job, machine)
+    log.info("%s: %s", card.label, placement.why)
+    identity = identity_of(card, request, plan, job)
+    return Task(spec, card, plan, request, identity, placement)
+
+
+def placement_for(
+    spec: ModelConfig, request: Request, plan: Plan, job: ExtractJob, machine: Machine
+) -> ModelPlan:
+    """How a model runs, and what Ray is asked for.
+
+    Raises:
+        ModelError: what was asked for does not fit the machine.
+    """
+    lengths = [len(prompt.tokens) for block in plan.blocks for prompt in block.prompts]
+    work = Work(
+        prompts=plan.num_prompts,
+        tokens=plan.num_tokens,
+        rows=plan.num_rows,
+        layers=request.layers,
+        pooled_bytes=4 if job.extract.dtype == "float32" else 2,
+        token_budget=request.token_budget,
+        longest=max(lengths),
+    )
+    return place(
+        weigh(config_of(spec), spec.dtype),
+        work,
+        machine,
+        precision=spec.precision,
+        source=spec.source,
+        num_gpus=0.0 if spec.device == "cpu" else spec.num_gpus,
+        name=spec.label,
+    )
 
 
 def fill_store(
@@ -104,14 +149,13 @@ def fill_store(
     blocks = len(todo.plan.blocks)
     if writer.finished:
         report(f"{todo.card.label}: activations reused", blocks, blocks)
-        stats = Stats(0, 0, 0.0, [])
+        stats = Stats(0, 0, 0.0, [], {})
     else:
         _, stats = extract_to_store(
             todo.plan,
             writer,
-            source_for(todo.spec, todo.request, job),
+            source_for(todo.spec, todo.request, job, todo.placement),
             job,
-            todo.spec.num_gpus or 0.0,
             {
                 "model": todo.card._asdict(),
                 "prompt": job.data.prompt,
