@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import data, look, run
+from trimtab.cli import data, look, run, weights
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -60,6 +60,7 @@ for command in (
     run.extract,
     run.diagnose,
     look.models,
+    weights.quantize,
     look.doctor,
 ):
     app.command()(command)
