@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-from bitsandbytes.nn import Linear4bit, Params4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
+from bitsandbytes.nn import Params4bit
+from fourbit_toys import dequantised
 from torch import nn
 
 from trimtab.core.errors import ModelError
@@ -14,12 +15,14 @@ from trimtab.models.mxfp4 import unpack
 from trimtab.models.packed import (
     Mxfp4,
     Nf4,
+    Nf4Linear,
     Packing,
     attach,
     pack,
     pack_linear,
     packed_parameter,
     packings,
+    read_linear,
 )
 
 DTYPES = [torch.bfloat16, torch.float32]
@@ -72,13 +75,20 @@ def test_expert_by_expert_gives_the_bits_of_the_whole_tensor(dtype: torch.dtype)
     assert torch.equal(packing.absmax, state.absmax)
     assert torch.equal(packing.nested_absmax, state.state2.absmax)
     assert packing.offset == state.offset
-    assert torch.equal(packing.unpack(ours), dequantize_4bit(theirs, state))
+    assert torch.equal(packing.unpack(ours), dequantised(theirs, state))
     assert packing.unpack(ours).dtype == dtype
+
+
+def test_whole_rows_of_blocks_read_as_bitsandbytes_reads_them() -> None:
+    tensor = random(3, 8, 128, dtype=torch.bfloat16)
+    theirs, state = quantize_4bit(tensor, quant_type="nf4", compress_statistics=True)
+    ours, packing = packed(tensor)
+    assert torch.equal(packing.unpack(ours), dequantize_4bit(theirs, state))
 
 
 def test_values_of_the_code_times_one_scale_come_back_exactly() -> None:
     code = quantize_4bit(random(64), quant_type="nf4")[1].code
-    tensor = (3 * code).repeat(2 * 8 * 4).view(2, 32, 32)
+    tensor = (3 * code).repeat(2 * 8 * 8).view(2, 32, 32)
     ours, packing = packed(tensor)
     assert torch.equal(packing.unpack(ours), tensor)
 
@@ -90,7 +100,7 @@ def test_an_expert_that_blocks_do_not_divide_ends_with_a_block_of_its_own(
     tensor = random(*shape)
     size = shape[1] * shape[2]
     padded = nn.functional.pad(tensor.view(shape[0], size), (0, -size % 64))
-    theirs = dequantize_4bit(*quantize_4bit(padded, quant_type="nf4", compress_statistics=True))
+    theirs = dequantised(*quantize_4bit(padded, quant_type="nf4", compress_statistics=True))
     ours, packing = packed(tensor)
     assert torch.equal(packing.unpack(ours), theirs[:, :size].reshape(shape))
 
@@ -116,7 +126,7 @@ def test_scales_that_are_not_quantised_read_too() -> None:
     tensor = random(3, 16, 16)
     theirs, state = quantize_4bit(tensor, quant_type="nf4", compress_statistics=False)
     packing = Nf4(state)
-    assert torch.equal(packing.unpack(theirs), dequantize_4bit(theirs, state))
+    assert torch.equal(packing.unpack(theirs), dequantised(theirs, state))
     assert torch.equal(packing.unpack(theirs, torch.tensor([2])), packing.unpack(theirs)[2:])
 
 
@@ -124,8 +134,6 @@ def test_what_is_written_reads_back() -> None:
     ours, packing = packed(random(3, 16, 32))
     stats = packing.tensors("experts.up", ours)
     data = stats.pop("experts.up")
-    from bitsandbytes.functional import QuantState
-
     again = Nf4(QuantState.from_dict(stats, device=torch.device("cpu")))
     assert torch.equal(again.unpack(data), packing.unpack(ours))
 
@@ -133,12 +141,24 @@ def test_what_is_written_reads_back() -> None:
 @pytest.mark.parametrize("shape", [(48, 32), (64, 64), (5, 7)])
 def test_a_linear_layer_gets_bitsandbytes_bits(shape: tuple[int, int]) -> None:
     weight = random(*shape)
-    layer = Linear4bit(shape[1], shape[0], bias=False, quant_type="nf4")
+    layer = Nf4Linear(shape[1], shape[0], bias=False, quant_type="nf4")
     ours = pack_linear(weight, layer)
     theirs = Params4bit(weight.clone(), quant_type="nf4").to("cpu")
     assert torch.equal(ours, theirs)
     assert layer.quant_state is ours.quant_state
     assert ours.quant_state == theirs.quant_state
+    assert torch.equal(read_linear(ours, weight.dtype), dequantised(theirs, theirs.quant_state))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer_multiplies_with_what_its_weights_say(bias: bool) -> None:
+    layer = Nf4Linear(32, 48, bias=bias, compute_dtype=torch.float32, quant_type="nf4")
+    layer.weight = pack_linear(random(48, 32), layer)
+    dense = dequantised(layer.weight, layer.weight.quant_state)
+    x = random(5, 32)
+    expected = nn.functional.linear(x, dense, layer.bias)
+    assert torch.equal(layer.eval()(x), expected)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_pieces_are_invisible(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import QuantState, dequantize_blockwise
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from toys import COMMON, make_tokenizer, make_toy
@@ -81,10 +81,20 @@ def dense_twin(model: PreTrainedModel) -> PreTrainedModel:
     return dense.requires_grad_(requires_grad=False)
 
 
+def dequantised(packed: torch.Tensor, state: QuantState) -> torch.Tensor:
+    """NF4 by its definition: a table, and a scale for every 64 weights."""
+    scales = state.absmax
+    if state.nested:
+        scales = dequantize_blockwise(state.absmax, state.state2) + state.offset
+    codes = torch.stack([packed.view(-1) >> 4, packed.view(-1) & 15], dim=1).view(-1).int()
+    weights = state.code[codes] * scales.repeat_interleave(64)[: len(codes)]
+    return weights[: state.shape.numel()].view(state.shape).to(state.dtype)
+
+
 def _dense_weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
-            yield f"{name}.weight", dequantize_4bit(module.weight, module.weight.quant_state)
+            yield f"{name}.weight", dequantised(module.weight, module.weight.quant_state)
             if module.bias is not None:
                 yield f"{name}.bias", module.bias
         elif type(module).__name__.endswith("Experts"):
@@ -96,7 +106,5 @@ def _dense_weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]
                 yield f"{name}.{part}", value
 
 
-def _bytes(
-    low: int, high: int, shape: tuple[int, ...], generator: torch.Generator
-) -> torch.Tensor:
+def _bytes(low: int, high: int, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     return torch.randint(low, high, shape, generator=generator).to(torch.uint8)

@@ -11,13 +11,13 @@ from trimtab.cli.run import AsJson
 
 def quantize(
     model: Annotated[str, typer.Option(help="Hugging Face id, or a folder in its layout.")],
-    out: Annotated[Path, typer.Option(help="Folder for the quantised model; must be new or empty.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the quantised model; must be new or empty.")
+    ],
     revision: Annotated[
         str | None, typer.Option(help="Commit, branch or tag on the hub; default: main.")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu or cuda: where to quantise.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where to quantise.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Quantises a model's linear layers and experts to 4 bits (NF4) and writes it.

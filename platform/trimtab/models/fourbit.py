@@ -7,9 +7,7 @@ that loading needs what is kept plus about one expert. Embeddings, norms, router
 in the compute dtype.
 
 NF4 checkpoints are written in bitsandbytes' names and read back to the same bits; a bitsandbytes
-checkpoint reads the same way. A model is written before it ever runs on a CPU, and its linear
-layers never take bitsandbytes' AVX512-BF16 path: that one rounds every scale to bfloat16 and
-writes the rounded ones into the next checkpoint (0.50.2).
+checkpoint reads the same way.
 
 transformers calls operations from a copied list, so they carry no state: what a packed tensor
 needs travels on the parameter.
@@ -40,6 +38,7 @@ from trimtab.models.mxfp4 import BLOCKS, SCALES
 from trimtab.models.packed import (
     Mxfp4,
     Nf4,
+    Nf4Linear,
     attach,
     pack,
     pack_linear,
@@ -299,13 +298,12 @@ def fused_experts(model: nn.Module) -> Iterator[str]:
                     yield f"{name}.{parameter_name}"
 
 
-def _linear(module: nn.Linear, dtype: torch.dtype) -> Linear4bit:
+def _linear(module: nn.Linear, dtype: torch.dtype) -> Nf4Linear:
     with torch.device("meta"):
-        made = Linear4bit(
+        made = Nf4Linear(
             module.in_features, module.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
         )  # fmt: skip
     made.bias = module.bias
-    made.support_avx512bf16_for_cpu = False
     return made.requires_grad_(requires_grad=False)
 
 
@@ -316,7 +314,9 @@ def _initialised(module: nn.Module, parameter: nn.Parameter) -> nn.Parameter:
 
 def _merges(converter: WeightConverter) -> bool:
     """Whether it stacks experts, and joins gate and up along an expert's rows."""
-    kinds = [(type(operation), getattr(operation, "dim", None)) for operation in converter.operations]
+    kinds = [
+        (type(operation), getattr(operation, "dim", None)) for operation in converter.operations
+    ]
     stack, join = (MergeModulelist, 0), (Concatenate, 1)
     return kinds in ([stack], [stack, join])
 

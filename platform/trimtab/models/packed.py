@@ -133,14 +133,7 @@ class Nf4(Packing):
         codes, scales = packed.view(count, -1), self._scales(experts)
         if experts is not None:
             codes, count = codes[experts], len(experts)
-        flat = torch.ops.bitsandbytes.dequantize_4bit.default(
-            codes.reshape(-1, 1),
-            scales.reshape(-1),
-            BLOCK,
-            self.quant_type,
-            (scales.numel(), BLOCK),  # one block a row, whatever the tensor's own rows are
-            self.dtype,
-        )
+        flat = _blocks(codes.reshape(-1, 1), scales.reshape(-1), self.quant_type, self.dtype)
         return flat.view(count, self.padded)[:, :size].reshape(count, *self.shape[1:])
 
     def _scales(self, experts: Tensor | None) -> Float[Tensor, "some blocks"]:
@@ -156,10 +149,23 @@ class Nf4(Packing):
         return self._unnested(absmax, nested).view(-1, blocks)
 
     def _unnested(self, absmax: Tensor, nested: Tensor) -> Tensor:
-        scales = torch.ops.bitsandbytes.dequantize_blockwise.default(
-            absmax, nested, self.nested_code, NESTED, torch.float32
-        )
-        return scales.add_(self.offset)
+        return _unnested(absmax, nested, self.nested_code, self.offset)
+
+
+class Nf4Linear(Linear4bit):
+    """bitsandbytes' layer, with a CPU path that gives what its weights say.
+
+    Its own (0.50.2, AVX-512) takes the wrong scales where 64 does not divide the inputs, and with
+    AVX512-BF16 rounds every scale to bfloat16, in place, so that a later save writes them.
+    """
+
+    def forward(self, x: Float[Tensor, "*batch inner"]) -> Float[Tensor, "*batch out"]:
+        """The layer's output, computed in its compute dtype."""
+        if x.device.type != "cpu":
+            return super().forward(x)
+        dtype = self.compute_dtype or x.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return nn.functional.linear(x.to(dtype), read_linear(self.weight, dtype), bias).to(x.dtype)
 
 
 class Mxfp4(Packing):
@@ -224,6 +230,18 @@ def pack_linear(weight: Float[Tensor, "out inner"], module: Linear4bit) -> Param
     )
 
 
+def read_linear(weight: Params4bit, dtype: torch.dtype) -> Float[Tensor, "out inner"]:
+    """A linear layer's dense weight."""
+    state = weight.quant_state
+    scales = state.absmax
+    if state.nested:
+        scales = _unnested(scales, state.state2.absmax, state.state2.code, state.offset)
+    codes = weight.data.view(-1)
+    codes = nn.functional.pad(codes, (0, len(scales) * BLOCK // 2 - len(codes)))
+    flat = _blocks(codes.unsqueeze(1), scales, state.quant_type, dtype)
+    return flat.view(-1)[: state.shape.numel()].view(state.shape)
+
+
 def packed_parameter(packed: Tensor, packing: Packing) -> nn.Parameter:
     """Packed bytes as a parameter that carries how to read them, until it is attached.
 
@@ -270,6 +288,20 @@ def _keep(module: nn.Module, _args: Any) -> None:  # noqa: ANN401
 def _drop(module: nn.Module, _args: Any, _output: Any) -> None:  # noqa: ANN401
     for _, packing, _ in packings(module):
         packing.drop()
+
+
+def _blocks(codes: Tensor, scales: Tensor, quant_type: str, dtype: torch.dtype) -> Tensor:
+    """Dense blocks, one a row: rows of any other length bitsandbytes may read wrong on a CPU."""
+    return torch.ops.bitsandbytes.dequantize_4bit.default(
+        codes, scales, BLOCK, quant_type, (scales.numel(), BLOCK), dtype
+    )
+
+
+def _unnested(absmax: Tensor, nested: Tensor, code: Tensor, offset: Tensor) -> Tensor:
+    scales = torch.ops.bitsandbytes.dequantize_blockwise.default(
+        absmax, nested, code, NESTED, torch.float32
+    )
+    return scales.add_(offset)
 
 
 def _quantise(flat: Tensor, codes: Tensor, scales: Tensor) -> None:
