@@ -173,7 +173,7 @@ def test_the_routed_implementation_also_takes_plain_experts(moe: Path) -> None:
 def test_experts_that_blocks_do_not_divide_are_packed_too(tmp_path: Path) -> None:
     kind, config = TOYS["qwen3_moe"]
     odd = config()
-    odd.moe_intermediate_size = 3
+    odd.hidden_size, odd.moe_intermediate_size = 40, 4
     kind(odd).to(torch.bfloat16).save_pretrained(tmp_path / "odd")
     model = load_weights(spec(tmp_path / "odd", precision="nf4", dtype="float32"))
     assert model(tokens(7)).logits.isfinite().all()

@@ -39,10 +39,9 @@ def test_nf4_bytes_are_codes_scales_and_what_scales_them(tmp_path: Path) -> None
     layer = 32 * (32 + 16 + 16 + 32), 8 * 48 * 32, 8 * 32 * 24
     assert held.parameters["nf4"] == 4 * sum(layer)
     codes, scales = 4 * sum(layer) // 2, 4 * sum(layer) // 64
-    # attention's four weights have 16, 8, 8 and 16 scales, and experts 192 and 96: one nested block each
-    nested = 4 * 6 * (4 + 4 + 16 * 4)
-    shared_map = 256 * 4
-    assert held.bytes["nf4"] == codes + scales + nested + shared_map
+    # at most 192 scales a tensor: one of their own each, an offset, and the tables of 16 and 256
+    nested = 4 * 6 * (4 + 4 + 4 * 16 + 4 * 256)
+    assert held.bytes["nf4"] == codes + scales + nested
     assert set(held.bytes) == {"nf4", "bfloat16", "float32"}
     assert held.total == sum(held.bytes.values())
 
@@ -83,6 +82,16 @@ def test_a_packed_model_passes_and_its_largest_dense_part_is_named_otherwise(
     with pytest.raises(ModelError, match=r"layers\.2\.feed_forward\.experts\.gate_up_proj"):
         check_quantised(model)
     check_quantised(model, kept=["model.layers.2.feed_forward.experts"])
+
+
+def test_only_experts_count_where_only_experts_are_packed(tmp_path: Path) -> None:
+    save_mxfp4(tmp_path)
+    model = load_weights(ModelConfig(id=str(tmp_path), device="cpu"))
+    check_quantised(model, experts_only=True)
+    with pytest.raises(ModelError, match="self_attn"):
+        check_quantised(model)
+    with pytest.raises(ModelError, match=r"experts\.gate_up_proj"):
+        check_quantised(make_toy("gpt_oss"), experts_only=True)
 
 
 def test_a_model_that_was_never_quantised_is_refused() -> None:

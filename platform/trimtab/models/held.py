@@ -74,7 +74,9 @@ def held_bytes(model: nn.Module) -> Held:
     return Held({name: sizes[name] for name in order}, {name: parameters[name] for name in order})
 
 
-def check_quantised(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
+def check_quantised(
+    model: PreTrainedModel, kept: Sequence[str] = (), *, experts_only: bool = False
+) -> None:
     """Refuses a model that should be in 4 bits and for the most part is not.
 
     Embeddings, heads, norms, routers and biases are meant to stay as they are.
@@ -82,11 +84,12 @@ def check_quantised(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
     Args:
         model: loaded.
         kept: modules that the checkpoint itself says it left alone.
+        experts_only: linear layers are meant to stay too, as in gpt-oss.
 
     Raises:
         ModelError: more than 2 % of the parameters stayed unquantised beyond those meant to.
     """
-    meant = {id(part) for part in _meant(model, kept)}
+    meant = {id(part) for part in _meant(model, kept, experts_only)}
     parts = list(_parts(model))
     stayed = [
         part
@@ -105,13 +108,14 @@ def check_quantised(model: PreTrainedModel, kept: Sequence[str] = ()) -> None:
         )
 
 
-def _meant(model: PreTrainedModel, kept: Sequence[str]) -> Iterator[Tensor]:
+def _meant(model: PreTrainedModel, kept: Sequence[str], experts_only: bool) -> Iterator[Tensor]:
     head = model.get_output_embeddings()
     for name, module in model.named_modules():
         plain = (
             isinstance(module, nn.Embedding)
             or module is head
             or "Router" in type(module).__name__
+            or (experts_only and isinstance(module, nn.Linear))
             or (kept and not should_convert_module(name, list(kept)))
         )
         for parameter_name, parameter in module.named_parameters(recurse=False):

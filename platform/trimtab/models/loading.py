@@ -200,7 +200,7 @@ def load_weights(spec: ModelConfig) -> PreTrainedModel:
             f"{sorted(info['missing_keys'])[0]} among them. Download or save it again."
         )
     if plan.precision in FOUR_BIT:
-        check_quantised(model, plan.skipped)
+        check_quantised(model, plan.skipped, experts_only=plan.precision == "mxfp4")
     return model.eval().requires_grad_(False)
 
 
