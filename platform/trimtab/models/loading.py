@@ -8,13 +8,14 @@ stays off). Foreign exceptions are translated here and nowhere else.
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,9 +26,11 @@ from transformers import (
 )
 
 from trimtab.core.config import Config
-from trimtab.core.errors import ModelError
+from trimtab.core.errors import ModelError, TrimtabError
 from trimtab.core.hashing import SHORT
 from trimtab.models.blocks import Decoder, find_decoder
+from trimtab.models.held import Held, check_quantised, held_bytes
+from trimtab.models.precision import FOUR_BIT, plan_loading, resolve_precision
 from trimtab.models.registry import REGISTRY, Group
 from trimtab.models.tokens import tokenizer_hash
 
@@ -36,6 +39,8 @@ log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SAMPLES = 64
 _SAMPLE_BYTES = 65_536
+_UNFIT = ("automatic conversion of the weights", "ignore_mismatched_sizes", "loading state_dict")
+_EXPERT = re.compile(r"(?P<before>.*\.experts\.)(?P<number>\d+)(?P<after>\..*)")
 
 
 class ModelConfig(Config):
@@ -94,15 +99,19 @@ class ModelCard(NamedTuple):
     """What it will compute in."""
     tokenizer_hash: str
     """Content hash of the tokenizer."""
+    precision: str = ""
+    """What its weights are held in: a dtype, nf4, mxfp4, ...; empty in records that are older."""
 
     @property
     def identity(self) -> dict[str, str | int]:
         """What makes two models' activations the same, as far as the model goes."""
-        return {
+        plain: dict[str, str | int] = {
             "revision": self.revision,
             "tokenizer": self.tokenizer_hash,
             "dtype": self.dtype,
         }
+        quantised = self.precision and self.precision not in DTYPES
+        return plain | {"precision": self.precision} if quantised else plain
 
 
 class LoadedModel(NamedTuple):
@@ -114,6 +123,8 @@ class LoadedModel(NamedTuple):
     """Its own."""
     decoder: Decoder
     """Its blocks, verified."""
+    held: Held
+    """What its weights take, by precision."""
 
 
 def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
@@ -122,10 +133,12 @@ def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
     Raises:
         ModelError: there is no such model, it lacks a configuration or a tokenizer, or
             transformers does not know its architecture.
+        ConfigError: NF4 over a checkpoint that is quantised already.
     """
     config = _config(spec)
     tokenizer = _tokenizer(spec)
     text = config.get_text_config()
+    dtype = _dtype_name(spec, text)
     with _translated(spec), torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     known = REGISTRY.get(spec.id)
@@ -139,8 +152,9 @@ def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
         num_layers=text.num_hidden_layers,
         d_model=text.hidden_size,
         parameters=parameters,
-        dtype=_dtype_name(spec, text),
+        dtype=dtype,
         tokenizer_hash=tokenizer_hash(tokenizer),
+        precision=resolve_precision(config, spec.precision, dtype, spec.id),
     )
     return card, tokenizer
 
@@ -150,19 +164,32 @@ def load(spec: ModelConfig) -> LoadedModel:
 
     Raises:
         ModelError: as `describe`, or the weights are missing or damaged, or the architecture
-            cannot be run block by block.
+            cannot be run block by block, or cannot be held in 4 bits.
+        ConfigError: NF4 over a checkpoint that is quantised already.
     """
+    model = load_weights(spec)
+    held = held_bytes(model)
+    log.info("%s: %s", spec.label, held)
+    return LoadedModel(model, _tokenizer(spec), find_decoder(model), held)
+
+
+def load_weights(spec: ModelConfig) -> PreTrainedModel:
+    """The model alone, its weights on their device, never run; errors as `load`."""
     config = _config(spec)
     device = torch.device(_device(spec))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
+    dtype = _dtype_name(spec, config.get_text_config())
+    plan = plan_loading(config, spec.precision, dtype, device, spec.id)
     multi_gpu = device.type == "cuda" and torch.cuda.device_count() > 1
     with _translated(spec):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.id,
+            config=plan.config,
             revision=spec.revision,
-            dtype=DTYPES[_dtype_name(spec, config.get_text_config())],
+            dtype=DTYPES[dtype],
             device_map="auto" if multi_gpu else device,
+            quantization_config=plan.quantization_config,
             trust_remote_code=False,
             output_loading_info=True,
         )
@@ -172,8 +199,9 @@ def load(spec: ModelConfig) -> LoadedModel:
             f"The checkpoint {spec.id} lacks {len(info['missing_keys'])} weights of its architecture, "
             f"{sorted(info['missing_keys'])[0]} among them. Download or save it again."
         )
-    model.eval().requires_grad_(False)
-    return LoadedModel(model, _tokenizer(spec), find_decoder(model))
+    if plan.precision in FOUR_BIT:
+        check_quantised(model, plan.skipped, experts_only=plan.precision == "mxfp4")
+    return model.eval().requires_grad_(False)
 
 
 def fingerprint(folder: Path) -> str:
@@ -233,13 +261,36 @@ def _translated(spec: ModelConfig) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        if isinstance(error, ModelError):
+        if isinstance(error, TrimtabError):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"{spec.id} cannot be loaded: {first} If it is a hub id, check its spelling, the network "
             "(or the local cache), and for a gated model `hf auth login`."
         ) from error
+    except RuntimeError as error:
+        if not any(said in str(error) for said in _UNFIT):
+            raise
+        raise ModelError(
+            f"The weights in {spec.id} do not fit its architecture{_gap(Path(spec.id))}. Download or "
+            "save it again."
+        ) from error
+
+
+def _gap(folder: Path) -> str:
+    """The first tensor that one expert lacks and another has."""
+    keys: set[str] = set()
+    for path in sorted(folder.expanduser().glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            keys.update(file.keys())
+    found = [match for key in sorted(keys) if (match := _EXPERT.fullmatch(key))]
+    numbers = sorted({int(match["number"]) for match in found})
+    for match in found:
+        for number in numbers:
+            other = f"{match['before']}{number}{match['after']}"
+            if other not in keys:
+                return f": {other} is missing"
+    return ""
 
 
 def _device(spec: ModelConfig) -> str:
