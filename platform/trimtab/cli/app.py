@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import data, look, run
+from trimtab.cli import data, look, run, twins
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -61,6 +61,7 @@ for command in (
     run.diagnose,
     look.models,
     look.doctor,
+    twins.twins,
 ):
     app.command()(command)
 

@@ -17,6 +17,7 @@ from trimtab.core.files import finished_file, writable_folder
 from trimtab.core.hashing import content_hash
 from trimtab.report.figures import draw_all
 from trimtab.report.tables import Cell, summary
+from trimtab.stream import twins
 from trimtab.stream.blocks import Plan
 from trimtab.stream.config import DiagnoseConfig
 from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
@@ -215,5 +216,6 @@ def _provenance(todo: Task, scenarios: Scenarios, config: DiagnoseConfig) -> dic
         "profile": {"rows": todo.plan.num_rows, **splits},
         "measured_rows": sum(splits.get(split, 0) for split in config.measures.splits),
         "as_released": config.as_released,
+        "twin_of": twins.original(todo.card),
         "git_commit": git_commit(),
     }

@@ -13,7 +13,7 @@ from trimtab.models.loading import ModelCard, ModelConfig, describe
 from trimtab.models.tokens import adds_bos
 from trimtab.store.reader import open_store
 from trimtab.store.writer import Writer
-from trimtab.stream import nursery
+from trimtab.stream import nursery, twins
 from trimtab.stream.blocks import Plan
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
@@ -66,11 +66,13 @@ def extract_all(specs: Sequence[ModelConfig], job: ExtractJob, report: Report) -
 def resolved(
     models: tuple[ModelConfig, ...], job: ExtractJob, report: Report
 ) -> tuple[ModelConfig, ...]:
-    """The models with those of the nursery trained.
+    """The models with those of the nursery trained and the twins made.
 
     Raises:
         ConfigError: a variant that the nursery does not have.
+        ModelError: a twin of a model that is not in the registry.
     """
+    models = twins.resolve(models, job.out, lambda _, i, n: report("make twins", i, n))
     return nursery.resolve(
         models, job.data, job.out, lambda name, i, n: report(f"train nursery {name}", i, n)
     )
@@ -85,6 +87,7 @@ def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob) -> Task:
         DataError: a prompt over the length limit.
     """
     card, tokenizer = describe(spec)
+    card = twins.in_the_originals_place(card)
     request = request_for(card, job.extract, has_bos=adds_bos(tokenizer))
     check_request(request, card.num_layers)
     plan = plan_for(scenarios.table, tokenizer, job.data.prompt, job.extract)
