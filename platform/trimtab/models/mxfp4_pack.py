@@ -58,7 +58,8 @@ def _exponents(largest: Float[Tensor, "*group"]) -> Tensor:
 
 def _codes(scaled: Float[Tensor, "*weight"]) -> UInt8[Tensor, "*weight"]:
     middles = torch.tensor(_MIDDLES, device=scaled.device)
-    below = torch.bucketize(scaled.abs(), middles)
-    above = torch.bucketize(scaled.abs(), middles, right=True)
+    sizes = scaled.abs().contiguous()
+    below = torch.bucketize(sizes, middles)
+    above = torch.bucketize(sizes, middles, right=True)
     nearest = torch.where(below % 2 == 0, below, above)  # they differ in the middle of two only
     return (nearest + _SIGN * scaled.signbit()).to(torch.uint8)

@@ -20,32 +20,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
-import transformers
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from trimtab.core.errors import DataError, ModelError, OutputError
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
-from trimtab.models.mxfp4 import BLOCKS, SCALES
-from trimtab.models.mxfp4_pack import pack
 from trimtab.models.registry import REGISTRY, KnownModel
 from trimtab.models.twin_shapes import SHAPES, published
 from trimtab.models.twin_text import dressed, train_ordinary
+from trimtab.models.twin_weights import WEIGHTS, pack_experts, random_model
 
 RECIPE: Final = 1
 """Raised when a change of the code changes the files, so that old twins are not reused."""
 STAMP: Final = "twin.json"
 """The file that says that a folder is a finished twin, and of what."""
-_WEIGHTS: Final = "model.safetensors"
-_NOISE: Final = 0.1
-"""Standard deviation of norms around 1."""
-_SHIFT: Final = 0.3
-"""Standard deviation of biases and sinks, which would hide in a test if they were 0."""
 
 Progress = Callable[[str, int, int], None]
 """Called as (name of the twin just finished, twins made now, of how many)."""
@@ -111,11 +101,11 @@ def make_twins(
     recipes = {known.id: _recipe(known, read, seed) for known in wanted}
     found = {known.id: _finished(out, known, recipes[known.id]) for known in wanted}
     missing = [known for known in wanted if found[known.id] is None]
-    ordinary = train_ordinary(texts) if missing else None
-    for done, known in enumerate(missing, 1):
-        assert ordinary is not None
-        _make(out, known, ordinary, Seed(seed).child("twins").child(known.id), recipes[known.id])
-        progress(folder_name(known.id), done, len(missing))
+    if missing:
+        ordinary, root = train_ordinary(texts), Seed(seed).child("twins")
+        for done, known in enumerate(missing, 1):
+            _make(out, known, ordinary, root.child(known.id), recipes[known.id])
+            progress(folder_name(known.id), done, len(missing))
     return [found[known.id] or _stamped(out, known)._replace(reused=False) for known in wanted]
 
 
@@ -203,47 +193,9 @@ def _write(folder: Path, known: KnownModel, ordinary: Tokenizer, seed: Seed) -> 
     model = random_model(folder, seed)
     model.save_pretrained(folder)  # in the keys of the hub: one per expert for qwen3_moe
     if known.precision == "mxfp4":
-        _pack_experts(folder / _WEIGHTS)
+        pack_experts(folder / WEIGHTS)
     write_json(folder / "config.json", config)  # save_pretrained wrote one in today's form
     return model
-
-
-def random_model(folder: Path, seed: Seed) -> PreTrainedModel:
-    """The class that a folder's configuration names, with random weights in bfloat16."""
-    config = AutoConfig.from_pretrained(folder)
-    kind = getattr(transformers, config.architectures[0])
-    with torch.random.fork_rng(devices=[]):
-        model: PreTrainedModel = kind(config).to(torch.bfloat16)
-    model.eval().requires_grad_(requires_grad=False)
-    for name, parameter in model.named_parameters():
-        generator = torch.Generator().manual_seed(seed.child(name).value)
-        parameter.copy_(_drawn(name, parameter.shape, generator))
-    return model
-
-
-def _drawn(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Weights that keep every layer's share in the residual stream visible and finite.
-
-    Embeddings have standard deviation 1, and a matrix maps what a norm gives to about 1 again.
-    """
-    drawn = torch.randn(shape, generator=generator)
-    if "bias" in name or "sinks" in name:
-        return _SHIFT * drawn
-    if len(shape) == 1:
-        return 1 + _NOISE * drawn
-    return drawn if "embed" in name else drawn * min(shape[-2:]) ** -0.5
-
-
-def _pack_experts(path: Path) -> None:
-    """Rewrites a gpt-oss checkpoint with its fused expert weights as blocks and scales."""
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in load_file(path).items():
-        if name.endswith((".gate_up_proj", ".down_proj")):
-            blocks, scales = pack(tensor)
-            tensors |= {name + BLOCKS: blocks.contiguous(), name + SCALES: scales.contiguous()}
-        else:
-            tensors[name] = tensor
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _stamp(folder: Path, known: KnownModel, recipe: str, model: PreTrainedModel) -> None:
@@ -259,7 +211,7 @@ def _stamp(folder: Path, known: KnownModel, recipe: str, model: PreTrainedModel)
             "precision": known.precision,
             "num_layers": SHAPES[known.family].num_layers,
             "parameters": model.num_parameters(),
-            "num_bytes": (folder / _WEIGHTS).stat().st_size,
+            "num_bytes": (folder / WEIGHTS).stat().st_size,
             "recipe": recipe,
             "files": {path.name: path.stat().st_size for path in files},
         },
