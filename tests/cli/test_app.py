@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[DiagnoseConfig]:
 
 
 def test_every_command_has_help(run: Callable) -> None:
-    for command in ("demo", "prepare", "extract", "diagnose", "models", "doctor"):
+    for command in ("demo", "prepare", "extract", "diagnose", "models", "doctor", "twins"):
         assert command in run("--help").out
         assert len(run(command, "--help").out) > 400
 

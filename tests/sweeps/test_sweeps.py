@@ -6,7 +6,7 @@ import pytest
 
 from trimtab.core.config import load_job, read_yaml
 from trimtab.models.registry import REGISTRY
-from trimtab.stream.config import DiagnoseConfig, MeasureConfig
+from trimtab.stream.config import TWIN, DiagnoseConfig, MeasureConfig
 from trimtab.stream.nursery import VARIANTS
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -41,3 +41,12 @@ def test_the_demo_diagnoses_the_whole_nursery_on_unseen_rows() -> None:
     config = load_job(SWEEPS / "diagnose-demo.yaml", DiagnoseConfig)
     assert [model.id for model in config.models] == [f"nursery:{name}" for name in VARIANTS]
     assert "train" not in config.measures.splits
+
+
+def test_the_twins_are_the_23_held_and_read_as_the_originals_will_be() -> None:
+    models = load_job(SWEEPS / "diagnose-23-twins.yaml", DiagnoseConfig).models
+    assert [model.id for model in models] == [TWIN + known for known in REGISTRY]
+    for model, known in zip(models, REGISTRY.values(), strict=True):
+        assert (model.precision == "nf4") == (known.architecture == "qwen3_moe")
+        assert (model.source == "streamed") == (known.architecture == "llama4")
+        assert (model.dtype, model.num_gpus) == ("auto", None)

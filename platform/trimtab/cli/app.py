@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import data, look, plan, run, weights
+from trimtab.cli import data, look, plan, run, twins, weights
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -63,6 +63,7 @@ for command in (
     plan.plan,
     weights.quantize,
     look.doctor,
+    twins.twins,
 ):
     app.command()(command)
 

@@ -21,7 +21,7 @@ Models = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Hugging Face id, folder, or nursery:base|instruct|guard; NAME=ID calls it NAME. Repeat for more.",
+        help="Hugging Face id, folder, nursery:base|instruct|guard, or twin:ID for a random stand-in; NAME=ID calls it NAME. Repeat for more.",
     ),
 ]
 Data = Annotated[

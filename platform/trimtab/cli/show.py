@@ -32,6 +32,7 @@ _DASH = "–"
 _READY = "get ready"
 _NOTICEABLE = 0.05
 """Seconds."""
+_TWINS = "{twins} of these are twins: their weights are random, so their numbers are no finding."
 _LEGEND = """\
 {rows} scenarios. Each measure at its best layer; layers count from L0.
   Cosine    virtue against vice: 1 is indifferent, 0 or less tells them apart
@@ -124,6 +125,8 @@ def outcome(found: Outcome, *, as_json: bool) -> None:
     OUT.print(summary_table(found.table, [d.reused for d in found.diagnoses]))
     rows = max(d.drawn.rows for d in found.diagnoses)
     OUT.print(Text(_LEGEND.format(rows=f"{rows:,}"), style="dim"))
+    if twins := sum(d.provenance.get("twin_of") is not None for d in found.diagnoses):
+        OUT.print(Text(_TWINS.format(twins=twins), style="bold yellow"))
     _listed("Figures", [near(path) for path in found.figures])
     _listed("MLflow runs in trimtab/diagnose", [f"{name}  {r}" for name, r in found.runs.items()])
     url = found.tracking_uri

@@ -15,6 +15,8 @@ CORPUS: Final = "corpus"
 """What `data.path` says for the packaged corpus."""
 NURSERY: Final = "nursery:"
 """Prefix of a model id that the nursery trains: `nursery:base`."""
+TWIN: Final = "twin:"
+"""Prefix of a registry id whose random twin is meant: `twin:Qwen/Qwen3-8B`."""
 
 MeasureName = Literal["categorical", "gradient", "structural", "dimensional"]
 Split = Literal["train", "validation", "test"]

@@ -75,9 +75,9 @@ def metrics(diagnosis: Diagnosis) -> list[Metric]:
 
 
 def tags(diagnosis: Diagnosis) -> dict[str, str]:
-    """What runs are searched and grouped by."""
-    card = diagnosis.card
-    return {
+    """What runs are searched and grouped by; `twin_of` marks random weights, never a finding."""
+    card, twin_of = diagnosis.card, diagnosis.provenance.get("twin_of")
+    return ({"twin_of": twin_of} if twin_of else {}) | {
         "model": card.id,
         "family": card.family,
         "group": card.group,

@@ -19,7 +19,7 @@ from trimtab.models.tokens import adds_bos
 from trimtab.models.weights import weigh
 from trimtab.store.reader import open_store
 from trimtab.store.writer import Writer
-from trimtab.stream import nursery
+from trimtab.stream import nursery, twins
 from trimtab.stream.blocks import Plan
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.extract import Stats, extract_to_store, identity_of, request_for, source_for
@@ -79,11 +79,13 @@ def extract_all(specs: Sequence[ModelConfig], job: ExtractJob, report: Report) -
 def resolved(
     models: tuple[ModelConfig, ...], job: ExtractJob, report: Report
 ) -> tuple[ModelConfig, ...]:
-    """The models with those of the nursery trained.
+    """The models with those of the nursery trained and the twins made.
 
     Raises:
         ConfigError: a variant that the nursery does not have.
+        ModelError: a twin of a model that is not in the registry.
     """
+    models = twins.resolve(models, job.out, lambda _, i, n: report("make twins", i, n))
     return nursery.resolve(
         models, job.data, job.out, lambda name, i, n: report(f"train nursery {name}", i, n)
     )
@@ -98,6 +100,7 @@ def task(spec: ModelConfig, scenarios: Scenarios, job: ExtractJob, machine: Mach
         DataError: a prompt over the length limit.
     """
     card, tokenizer = describe(spec)
+    card = twins.in_the_originals_place(card)
     request = request_for(card, job.extract, has_bos=adds_bos(tokenizer))
     check_request(request, card.num_layers)
     plan = plan_for(scenarios.table, tokenizer, job.data.prompt, job.extract)
