@@ -5,6 +5,7 @@ a link to it, which a wheel carries as a copy.
 """
 
 import os
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,22 @@ from trimtab.cli.noise import clean_streams
 
 if TYPE_CHECKING:
     from trimtab.stream.config import DiagnoseConfig
+
+
+class Precisions(StrEnum):
+    """How weights are held."""
+
+    published = "published"
+    nf4 = "nf4"
+
+
+class Sources(StrEnum):
+    """Where blocks come from."""
+
+    auto = "auto"
+    resident = "resident"
+    streamed = "streamed"
+
 
 Models = Annotated[
     list[str],
@@ -45,7 +62,15 @@ Threads = Annotated[
 ]
 NumGpus = Annotated[
     float | None,
-    typer.Option(help="GPUs of each model.", show_default="1 if this machine has one", min=0),
+    typer.Option(help="GPUs of each model; 0 is the CPU.", show_default="the plan's", min=0),
+]
+Precision = Annotated[
+    Precisions,
+    typer.Option(help="Weights as published, or held in 4 bits (not exact)."),
+]
+Source = Annotated[
+    Sources,
+    typer.Option(help="All weights in memory, or read block by block (same bits, any size)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
@@ -73,7 +98,7 @@ def demo(
     tree = read_yaml(Path(str(files("trimtab.cli"))) / "diagnose-demo.yaml")
     tree["out"] = out.absolute()
     if model is not None:
-        spec, extract_tree, workers = _on_this_machine([model], None, None, None)
+        spec, extract_tree, workers = _on_this_machine([model], {"num_gpus": None}, None, None)
         tree["asks"] = _ASKS
         tree |= {"models": spec, "extract": extract_tree, "workers": workers}
     if data is not None:
@@ -96,6 +121,8 @@ def diagnose(
     token_budget: TokenBudget = None,
     threads: Threads = None,
     num_gpus: NumGpus = None,
+    precision: Precision = Precisions.published,
+    source: Source = Sources.auto,
     store: Annotated[bool, typer.Option(help="Keep the activations on disk.")] = True,
     as_released: Annotated[
         bool, typer.Option("--as-released", help="The released scripts' choices, uncorrected.")
@@ -111,7 +138,8 @@ def diagnose(
     from trimtab.core.config import build
     from trimtab.stream.config import DiagnoseConfig
 
-    tree = _job_tree(model, data, out, layers, all_rows, token_budget, threads, num_gpus) | {
+    held = {"precision": precision.value, "source": source.value, "num_gpus": num_gpus}
+    tree = _job_tree(model, held, data, out, layers, all_rows, token_budget, threads) | {
         "job": DiagnoseConfig.JOB,
         "asks": _ASKS,
         "measures": {"min_cluster_size": min_cluster_size, "min_samples": min_samples},
@@ -130,6 +158,8 @@ def extract(
     token_budget: TokenBudget = None,
     threads: Threads = None,
     num_gpus: NumGpus = None,
+    precision: Precision = Precisions.published,
+    source: Source = Sources.auto,
     as_json: AsJson = False,
 ) -> None:
     """Writes the pooled activations of models to disk, and measures nothing.
@@ -142,7 +172,8 @@ def extract(
     from trimtab.stream.config import DiagnoseConfig, ExtractJob
     from trimtab.stream.tasks import extract_all
 
-    tree = _job_tree(model, data, out, layers, all_rows, token_budget, threads, num_gpus)
+    held = {"precision": precision.value, "source": source.value, "num_gpus": num_gpus}
+    tree = _job_tree(model, held, data, out, layers, all_rows, token_budget, threads)
     specs = build(DiagnoseConfig, tree | {"job": "diagnose", "asks": "-"}, "trimtab extract").models
     del tree["models"]
     job = build(ExtractJob, tree, where="trimtab extract")
@@ -168,15 +199,15 @@ def run_diagnose(config: "DiagnoseConfig", *, as_json: bool = False) -> None:
 
 def _job_tree(
     models: list[str],
+    held: dict[str, Any],
     data: str,
     out: Path,
     layers: str,
     all_rows: bool,
     token_budget: int | None,
     threads: int | None,
-    num_gpus: float | None,
 ) -> dict[str, Any]:
-    specs, extract_tree, workers = _on_this_machine(models, token_budget, threads, num_gpus)
+    specs, extract_tree, workers = _on_this_machine(models, held, token_budget, threads)
     wanted = layers if layers == "all" else layers.split(",")
     data_tree: dict[str, Any] = {"path": _absolute(data)}
     return {
@@ -189,14 +220,13 @@ def _job_tree(
 
 
 def _on_this_machine(
-    models: list[str], token_budget: int | None, threads: int | None, num_gpus: float | None
+    models: list[str], held: dict[str, Any], token_budget: int | None, threads: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Models, `extract` and `workers`, with what was not said filled in for this machine."""
     import torch
 
-    gpu = torch.cuda.is_available() if num_gpus is None else num_gpus > 0
-    gpus = float(gpu) if num_gpus is None else num_gpus
-    specs = [_spec(model) | {"num_gpus": gpus} for model in models]
+    gpu = torch.cuda.is_available() if held["num_gpus"] is None else held["num_gpus"] > 0
+    specs = [_spec(model) | held for model in models]
     cores = 1 if gpu else os.cpu_count() or 1
     return (
         specs,

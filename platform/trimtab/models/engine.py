@@ -142,9 +142,7 @@ class Engine:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _journal(
-        self, prompts: Sequence[Prompt], parts: Sequence[int], resume: Resume
-    ) -> Journal:
+    def _journal(self, prompts: Sequence[Prompt], parts: Sequence[int], resume: Resume) -> Journal:
         tokens = [prompt.tokens for prompt in prompts]
         request = self.request.model_dump(mode="json")
         identity = content_hash([resume.model, tokens, list(parts), request])

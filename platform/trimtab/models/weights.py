@@ -229,7 +229,9 @@ def _parts(module: nn.Module, ends: tuple[nn.Parameter, ...]) -> Parts:
     embedding = sum(parameter.numel() for parameter in ends)
     total = sum(parameter.numel() for parameter in module.parameters())
     known = sum(linear.values()) + sum(fused) + embedding
-    return Parts(sum(linear.values()), sum(fused), embedding, total - known, len(linear) + len(fused))
+    return Parts(
+        sum(linear.values()), sum(fused), embedding, total - known, len(linear) + len(fused)
+    )
 
 
 def _is_experts(module: nn.Module) -> bool:

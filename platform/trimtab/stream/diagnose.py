@@ -19,11 +19,8 @@ from trimtab.core.files import finished_file, writable_folder
 from trimtab.core.hashing import content_hash
 from trimtab.report.figures import draw_all
 from trimtab.report.tables import Cell, summary
-<<<<<<< HEAD
 from trimtab.store.reader import open_store
-=======
 from trimtab.stream import twins
->>>>>>> wt-t
 from trimtab.stream.blocks import Plan
 from trimtab.stream.config import DiagnoseConfig
 from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
@@ -241,10 +238,7 @@ def _provenance(todo: Task, scenarios: Scenarios, config: DiagnoseConfig) -> dic
         "profile": {"rows": todo.plan.num_rows, **splits},
         "measured_rows": sum(splits.get(split, 0) for split in config.measures.splits),
         "as_released": config.as_released,
-<<<<<<< HEAD
         "placement": todo.placement._asdict(),
-=======
         "twin_of": twins.original(todo.card),
->>>>>>> wt-t
         "git_commit": git_commit(),
     }

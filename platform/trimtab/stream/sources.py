@@ -77,9 +77,7 @@ class ModelSource:
             torch.set_num_threads(self.threads)
             keep_freed_memory()
             self._engine = self._streamed() if self.streams else self._resident()
-            self._engine.token_budget = min(
-                self._engine.token_budget, self.placement.token_budget
-            )
+            self._engine.token_budget = min(self._engine.token_budget, self.placement.token_budget)
         return self._engine
 
     @property
@@ -114,14 +112,10 @@ class ModelSource:
     def _name(self) -> str:
         return content_hash([self.spec.model_dump(mode="json"), str(self.dtype), self.threads])
 
-    def _by_block(
-        self, pooled: dict[int, Tensor], parts: list[int]
-    ) -> Iterator[dict[int, Tensor]]:
+    def _by_block(self, pooled: dict[int, Tensor], parts: list[int]) -> Iterator[dict[int, Tensor]]:
         start = 0
         for size in parts:
-            yield {
-                layer: x[start : start + size].to(self.dtype) for layer, x in pooled.items()
-            }
+            yield {layer: x[start : start + size].to(self.dtype) for layer, x in pooled.items()}
             start += size
 
     def rows(self, block: Block, layers: Sequence[int]) -> Pooled:
