@@ -1,0 +1,139 @@
+"""Models whose weights stream, through Ray."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+from toys import save_toy
+
+from trimtab.core.errors import ConfigError
+from trimtab.models.hardware import Machine
+from trimtab.models.loading import ModelConfig
+from trimtab.store.layout import shard_path
+from trimtab.store.reader import open_store
+from trimtab.store.writer import Writer
+from trimtab.stream.blocks import to_tables
+from trimtab.stream.config import DiagnoseConfig, ExtractConfig, ExtractJob, WorkerConfig
+from trimtab.stream.diagnose import Outcome, diagnose
+from trimtab.stream.extract import SCRATCH, ExtractBlocks, calls_of, source_for
+from trimtab.stream.scenarios import read
+from trimtab.stream.tasks import Task, task
+
+Configure = Callable[..., DiagnoseConfig]
+CPU = Machine(None, 0, 0, 2**34, cores=2)
+
+
+def streamed(config: DiagnoseConfig) -> tuple[ModelConfig, ...]:
+    return tuple(model.model_copy(update={"source": "streamed"}) for model in config.models)
+
+
+def planned(config: DiagnoseConfig) -> Task:
+    config.out.mkdir(parents=True, exist_ok=True)
+    return task(config.models[0], read(config.data, config.out), config, CPU)
+
+
+def store_of(config: DiagnoseConfig) -> Path:
+    (folder,) = (config.out / "activations").iterdir()
+    return folder
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_streamed_model_writes_the_resident_models_store_to_the_bit(
+    plain: Outcome, plain_config: DiagnoseConfig, configure: Configure
+) -> None:
+    config = configure(models=streamed(plain_config))
+    outcome = diagnose(config)
+    ours, theirs = store_of(config), store_of(plain_config)
+    assert ours.name == theirs.name, "where weights come from decides no number"
+    shards = {(s.block, s.sha256) for s in open_store(ours).manifest.shards}
+    assert shards == {(s.block, s.sha256) for s in open_store(theirs).manifest.shards}
+    assert outcome.diagnoses[0].curves == plain.diagnoses[0].curves
+    assert not (ours / SCRATCH).exists()
+    run = MlflowClient(outcome.tracking_uri).get_run(outcome.runs["toy-llama"])
+    assert run.data.tags["block_source"] == "streamed"
+
+
+def test_without_a_store_a_streamed_model_is_refused(
+    plain_config: DiagnoseConfig, configure: Configure
+) -> None:
+    with pytest.raises(ConfigError, match="needs `store: true`"):
+        diagnose(configure(models=streamed(plain_config), store=False))
+
+
+def batch_of(todo: Task, job: ExtractJob) -> dict[str, Any]:
+    (call,) = calls_of(todo.plan.blocks, todo.placement, job)
+    (table,) = to_tables([call])
+    return {"blocks": table["blocks"].to_numpy()}
+
+
+def test_a_call_that_was_killed_while_writing_shards_reads_no_weight_again(
+    configure: Configure, plain_config: DiagnoseConfig
+) -> None:
+    config = configure(models=streamed(plain_config))
+    todo = planned(config)
+    writer = Writer(config.out / "activations", todo.identity, ("mean",))
+    source = source_for(todo.spec, todo.request, config, todo.placement)
+    work, batch = ExtractBlocks(source, writer), batch_of(todo, config)
+    row = work(batch)
+    assert row["blocks"] == [len(todo.plan.blocks)]
+    assert len(todo.plan.blocks) > 1
+    path = shard_path(writer.path, "mean", 1)
+    before = path.read_bytes()
+    path.unlink()
+
+    again = source_for(todo.spec, todo.request, config, todo.placement)
+    ExtractBlocks(again, writer)(batch)
+    assert path.read_bytes() == before
+    assert again.engine.source.bytes_read == 0
+
+    shutil.rmtree(writer.path / SCRATCH)
+    path.unlink()
+    ExtractBlocks(again, writer)(batch)
+    assert path.read_bytes() == before
+    assert again.engine.source.bytes_read > 0
+
+
+@given(
+    blocks=st.integers(1, 40),
+    replicas=st.integers(1, 9),
+    at_once=st.integers(1, 9_000),
+    source=st.sampled_from(["resident", "streamed"]),
+)
+def test_calls_hold_every_block_once_and_leave_no_replica_idle(
+    blocks: int, replicas: int, at_once: int, source: str, a_plan: Any
+) -> None:
+    job = ExtractJob(
+        extract=ExtractConfig(block_prompts=1_000), workers=WorkerConfig(replicas=replicas)
+    )
+    numbers: Any = list(range(blocks))
+    plan = a_plan._replace(source=source, block_prompts=at_once)
+    calls = calls_of(numbers, plan, job)
+    assert [block for call in calls for block in call] == numbers
+    if source == "resident":
+        assert all(len(call) == 1 for call in calls)
+    else:
+        assert max(map(len, calls)) <= max(1, at_once // 1_000)
+        assert max(map(len, calls)) <= -(-blocks // replicas)
+
+
+@pytest.fixture(scope="module")
+def a_plan(tmp_path_factory: pytest.TempPathFactory, plain_config: DiagnoseConfig) -> Any:
+    out = tmp_path_factory.mktemp("placed")
+    return planned(plain_config.model_copy(update={"out": out})).placement
+
+
+def test_a_model_that_does_not_fit_the_machine_streams_and_says_why(
+    tmp_path: Path, plain_config: DiagnoseConfig
+) -> None:
+    folder = save_toy(tmp_path / "toy", "qwen3_moe")
+    config = plain_config.model_copy(update={"out": tmp_path / "out"})
+    config.out.mkdir()
+    small = CPU._replace(host_bytes=10_000)
+    with pytest.raises(Exception, match="does not fit|needs"):
+        task(ModelConfig(id=str(folder)), read(config.data, config.out), config, small)
