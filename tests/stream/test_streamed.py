@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
-from toys import save_toy
 
-from trimtab.core.errors import ConfigError
+from trimtab.core.errors import ConfigError, ModelError
+from trimtab.models.engine import Prompt
 from trimtab.models.hardware import Machine
 from trimtab.models.loading import ModelConfig
 from trimtab.store.layout import shard_path
 from trimtab.store.reader import open_store
 from trimtab.store.writer import Writer
-from trimtab.stream.blocks import to_tables
-from trimtab.stream.config import DiagnoseConfig, ExtractConfig, ExtractJob, WorkerConfig
+from trimtab.stream.blocks import Block, to_tables
+from trimtab.stream.config import DiagnoseConfig, ExtractJob, WorkerConfig
 from trimtab.stream.diagnose import Outcome, diagnose
 from trimtab.stream.extract import SCRATCH, ExtractBlocks, calls_of, source_for
 from trimtab.stream.scenarios import read
@@ -100,26 +100,32 @@ def test_a_call_that_was_killed_while_writing_shards_reads_no_weight_again(
 
 
 @given(
-    blocks=st.integers(1, 40),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=30),
     replicas=st.integers(1, 9),
-    at_once=st.integers(1, 9_000),
+    at_once=st.integers(1, 40),
     source=st.sampled_from(["resident", "streamed"]),
 )
 def test_calls_hold_every_block_once_and_leave_no_replica_idle(
-    blocks: int, replicas: int, at_once: int, source: str, a_plan: Any
+    sizes: list[int], replicas: int, at_once: int, source: str, a_plan: Any, plain_block: Block
 ) -> None:
-    job = ExtractJob(
-        extract=ExtractConfig(block_prompts=1_000), workers=WorkerConfig(replicas=replicas)
-    )
-    numbers: Any = list(range(blocks))
-    plan = a_plan._replace(source=source, block_prompts=at_once)
-    calls = calls_of(numbers, plan, job)
-    assert [block for call in calls for block in call] == numbers
-    if source == "resident":
-        assert all(len(call) == 1 for call in calls)
-    else:
-        assert max(map(len, calls)) <= max(1, at_once // 1_000)
-        assert max(map(len, calls)) <= -(-blocks // replicas)
+    job = ExtractJob(workers=WorkerConfig(replicas=replicas))
+    blocks = [
+        plain_block._replace(number=i, prompts=[Prompt([1], "a")] * n) for i, n in enumerate(sizes)
+    ]
+    calls = calls_of(blocks, a_plan._replace(source=source, block_prompts=at_once), job)
+    assert [block.number for call in calls for block in call] == list(range(len(blocks)))
+    for call in calls:
+        if source == "resident":
+            assert len(call) == 1
+        else:
+            assert len(call) <= -(-len(blocks) // replicas)
+            assert len(call) == 1 or sum(len(block.prompts) for block in call) <= at_once
+
+
+@pytest.fixture(scope="module")
+def plain_block(tmp_path_factory: pytest.TempPathFactory, plain_config: DiagnoseConfig) -> Block:
+    out = tmp_path_factory.mktemp("blocks")
+    return planned(plain_config.model_copy(update={"out": out})).plan.blocks[0]
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +134,10 @@ def a_plan(tmp_path_factory: pytest.TempPathFactory, plain_config: DiagnoseConfi
     return planned(plain_config.model_copy(update={"out": out})).placement
 
 
-def test_a_model_that_does_not_fit_the_machine_streams_and_says_why(
+def test_a_model_that_fits_nowhere_is_refused_before_ray_is_started(
     tmp_path: Path, plain_config: DiagnoseConfig
 ) -> None:
-    folder = save_toy(tmp_path / "toy", "qwen3_moe")
     config = plain_config.model_copy(update={"out": tmp_path / "out"})
     config.out.mkdir()
-    small = CPU._replace(host_bytes=10_000)
-    with pytest.raises(Exception, match="does not fit|needs"):
-        task(ModelConfig(id=str(folder)), read(config.data, config.out), config, small)
+    with pytest.raises(ModelError, match="must fit the host's"):
+        task(config.models[0], read(config.data, config.out), config, CPU._replace(host_bytes=9))

@@ -166,11 +166,18 @@ def calls_of(blocks: list[Block], placement: ModelPlan, job: ExtractJob) -> list
     states of, but not so many that a replica has none. Cut alike at every start of the same job on
     the same machine, so that an interrupted call is taken up again.
     """
-    at_once = 1
-    if placement.source == "streamed":
-        share = math.ceil(len(blocks) / replicas(placement, job))
-        at_once = max(1, min(share, placement.block_prompts // job.extract.block_prompts))
-    return [blocks[start : start + at_once] for start in range(0, len(blocks), at_once)]
+    if placement.source == "resident":
+        return [[block] for block in blocks]
+    most = math.ceil(len(blocks) / replicas(placement, job))
+    calls: list[list[Block]] = []
+    room = 0
+    for block in blocks:
+        if not calls or len(block.prompts) > room or len(calls[-1]) == most:
+            calls.append([])
+            room = placement.block_prompts
+        calls[-1].append(block)
+        room -= len(block.prompts)
+    return calls
 
 
 def replicas(placement: ModelPlan, job: ExtractJob) -> int:
