@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from bitsandbytes.functional import QuantState, dequantize_blockwise
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.functional import dequantize_blockwise
+from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from toys import COMMON, make_tokenizer, make_toy
 from transformers import (
@@ -81,7 +82,7 @@ def dense_twin(model: PreTrainedModel) -> PreTrainedModel:
     return dense.requires_grad_(requires_grad=False)
 
 
-def dequantised(packed: torch.Tensor, state: QuantState) -> torch.Tensor:
+def dequantised(packed: torch.Tensor, state: Any) -> torch.Tensor:  # noqa: ANN401
     """NF4 by its definition: a table, and a scale for every 64 weights."""
     scales = state.absmax
     if state.nested:
