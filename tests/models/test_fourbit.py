@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from fourbit_toys import WEIGHTS, dense_twin, save_bf16, save_bitsandbytes, save_mxfp4
+from fourbit_toys import (
+    WEIGHTS,
+    dense_twin,
+    save_bf16,
+    save_bitsandbytes,
+    save_bitsandbytes_apart,
+    save_mxfp4,
+)
 from safetensors.torch import load_file, save_file
 from toys import TOYS, VOCABULARY
 from transformers import AutoModelForCausalLM, Mxfp4Config, PreTrainedModel
@@ -236,6 +243,20 @@ def test_a_bitsandbytes_checkpoint_loads_as_it_is(tmp_path: Path, asked: str, dt
     made = nf4(tmp_path / "bnb-dense", dtype)
     read = load_weights(spec(folder, precision=asked, dtype=dtype))
     assert torch.equal(read(tokens(9)).logits, made(tokens(9)).logits)
+
+
+def test_experts_that_bitsandbytes_packed_apart_are_joined_bit_for_bit(tmp_path: Path) -> None:
+    folder, dense = save_bitsandbytes_apart(tmp_path / "bnb")
+    model = load_weights(spec(folder))
+    experts = model.model.layers[2].mlp.experts
+    for number in range(8):
+        gate, up, down = (
+            dense[f"model.layers.2.mlp.experts.{number}.{side}_proj.weight"]
+            for side in ("gate", "up", "down")
+        )
+        assert torch.equal(experts.gate_up_proj[number], torch.cat([gate, up]))
+        assert torch.equal(experts.down_proj[number], down)
+    assert model(tokens(5)).logits.isfinite().all()
 
 
 def test_a_checkpoint_that_left_its_experts_in_bfloat16_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_blockwise
+from bitsandbytes.functional import dequantize_blockwise, quantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from toys import COMMON, make_tokenizer, make_toy
@@ -44,6 +44,22 @@ def save_bitsandbytes(folder: Path, name: str) -> Path:
     model.save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_bitsandbytes_apart(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A qwen3_moe toy as bitsandbytes checkpoints of older transformers hold it, and its experts."""
+    save_bitsandbytes(folder, "qwen3_moe")
+    kept = load_file(folder / WEIGHTS)
+    plain = load_file(folder.with_name(f"{folder.name}-dense") / WEIGHTS)
+    kept = {key: tensor for key, tensor in kept.items() if ".experts." not in key}
+    dense = {}
+    for key in [key for key in plain if ".experts." in key]:
+        packed, state = quantize_4bit(plain[key], quant_type="nf4", compress_statistics=True)
+        kept[key] = packed
+        kept |= {f"{key}.{part}": value for part, value in state.as_dict(packed=True).items()}
+        dense[key] = dequantised(packed, state)
+    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder, dense
 
 
 def save_mxfp4(folder: Path) -> Path:

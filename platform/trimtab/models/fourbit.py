@@ -29,7 +29,17 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import get_module_from_name, should_convert_module
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from trimtab.models.fourbit_ops import PackNf4, QuantizeNf4, ReadMxfp4, ReadNf4, Tensors
+from trimtab.core.errors import ModelError
+from trimtab.models.fourbit_ops import (
+    NF4_PARTS,
+    READS,
+    JoinNf4,
+    PackNf4,
+    QuantizeNf4,
+    ReadMxfp4,
+    ReadNf4,
+    Tensors,
+)
 from trimtab.models.mxfp4 import BLOCKS, SCALES
 from trimtab.models.nf4 import Nf4Linear
 from trimtab.models.packed import attach, packings
@@ -39,14 +49,6 @@ NF4: Final = "trimtab_nf4"
 """Our NF4 among transformers' quantisation methods."""
 MXFP4: Final = "trimtab_mxfp4"
 """Our MXFP4 among them."""
-_NF4_PARTS: Final = (
-    ".absmax",
-    ".quant_map",
-    ".nested_absmax",
-    ".nested_quant_map",
-    ".quant_state.bitsandbytes__nf4",
-    ".quant_state.bitsandbytes__fp4",
-)
 
 
 class Nf4Config(QuantizationConfigMixin):
@@ -75,7 +77,6 @@ class _PackedQuantizer(HfQuantizer):
     experts: frozenset[str] = frozenset()
     """Names of the fused expert tensors."""
     compute_dtype: torch.dtype = torch.bfloat16
-    reads: type[ConversionOps] = ConversionOps
 
     @property
     def is_trainable(self) -> bool:  # type: ignore[override]
@@ -93,7 +94,7 @@ class _PackedQuantizer(HfQuantizer):
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> Any:  # noqa: ANN401
         """None for what our operations read: they cast themselves."""
-        reading = any(isinstance(op, self.reads) for op in getattr(converter, "operations", ()))
+        reading = any(isinstance(op, READS) for op in getattr(converter, "operations", ()))
         return None if reading else super().get_new_dtype(converter, param, dtype)
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: object) -> bool:  # noqa: ANN401, ARG002
@@ -110,6 +111,8 @@ class _PackedQuantizer(HfQuantizer):
                 attach(module, parameter)
                 if hasattr(module, "is_transposed"):  # it takes an experts implementation
                     module.config._experts_implementation = ROUTED
+            elif not module._parameters[parameter].is_floating_point():
+                raise ModelError(f"{name} is packed in a way that is not supported.")
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[Tensors, dict[str, str]]:  # type: ignore[override]
         """What a checkpoint of ours holds."""
@@ -156,25 +159,27 @@ class Nf4Quantizer(_PackedQuantizer):
         return QuantizeNf4()
 
     def update_weight_conversions(self, weight_conversions: Any, model: Any) -> list[Any]:  # noqa: ANN401
-        """Experts that come apart are packed one by one instead of merged."""
-        if self.pre_quantized:
-            return super().update_weight_conversions(weight_conversions, model)
-        return [self._packing(conversion) for conversion in weight_conversions]
+        """Experts that come apart are packed, or joined as packed, instead of merged dense."""
+        own = [self._own(conversion) for conversion in weight_conversions]
+        return super().update_weight_conversions(own, model) if self.pre_quantized else own
 
-    def _packing(self, conversion: WeightTransform) -> WeightTransform:
-        targets = conversion._original_target_patterns
+    def _own(self, conversion: WeightTransform) -> WeightTransform:
+        targets = list(conversion._original_target_patterns)
         ours = any(targets[0].endswith(key) for key in self._expert_keys())
         if not (ours and isinstance(conversion, WeightConverter) and _merges(conversion)):
             return conversion
         sources = list(conversion._original_source_patterns)
-        return conversion.copy(sources, list(targets), operations=[PackNf4()])
+        if not self.pre_quantized:
+            return conversion.copy(sources, targets, operations=[PackNf4()])
+        parts = [source + part for source in sources for part in ("", *NF4_PARTS)]
+        return conversion.copy(parts, targets, operations=[JoinNf4()])
 
     def get_weight_conversions(self) -> list[WeightConverter]:
         """How packed tensors are read."""
         if not self.pre_quantized:
             return []
         return [
-            WeightConverter([key, *(key + part for part in _NF4_PARTS)], key, [ReadNf4()])
+            WeightConverter([key, *(key + part for part in NF4_PARTS)], key, [ReadNf4()])
             for key in ("weight", *self._expert_keys())
         ]
 

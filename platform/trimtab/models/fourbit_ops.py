@@ -6,7 +6,7 @@ error of its own.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import torch
 from bitsandbytes.functional import QuantState
@@ -17,8 +17,18 @@ from transformers.quantizers.quantizers_utils import get_module_from_name
 
 from trimtab.core.errors import ModelError
 from trimtab.models.mxfp4 import BLOCKS, SCALES
-from trimtab.models.nf4 import Nf4, pack, pack_linear
+from trimtab.models.nf4 import Nf4, join, pack, pack_linear
 from trimtab.models.packed import Mxfp4, packed_parameter
+
+NF4_PARTS: Final = (
+    ".absmax",
+    ".quant_map",
+    ".nested_absmax",
+    ".nested_quant_map",
+    ".quant_state.bitsandbytes__nf4",
+    ".quant_state.bitsandbytes__fp4",
+)
+"""What bitsandbytes writes beside a packed weight; not all of them at once."""
 
 Tensors = dict[str, Any]
 """By name or pattern: a tensor, or a list of them."""
@@ -99,6 +109,31 @@ class ReadNf4(ConversionOps):
         return {key: packed_parameter(packed, Nf4(state))}
 
 
+class JoinNf4(ConversionOps):
+    """Experts that a bitsandbytes checkpoint holds apart and packed; their bits stay."""
+
+    def convert(
+        self,
+        input_dict: Tensors,
+        source_patterns: list[str],
+        target_patterns: list[str],
+        full_layer_name: str = "",
+        model: Any = None,  # noqa: ANN401
+        **_: object,
+    ) -> Tensors:
+        """Called by transformers, with what it collected for one parameter."""
+        dense = model.get_parameter(full_layer_name)
+        sides = [name for name in source_patterns if not name.endswith(NF4_PARTS)]
+        if input_dict.keys() == set(sides):  # left as they were: `check_quantised` has the word
+            plain = torch.stack(list(_joined([input_dict[side] for side in sides])))
+            return {target_patterns[0]: plain.to(dense.dtype)}
+        experts = [
+            [_state_of(input_dict, side, number) for side in sides]
+            for number in range(len(input_dict[sides[0]]))
+        ]
+        return {target_patterns[0]: join(experts, dense.shape, dense.dtype)}
+
+
 class ReadMxfp4(ConversionOps):
     """Blocks and scales as they are."""
 
@@ -124,6 +159,13 @@ def _initialised(module: Any, parameter: nn.Parameter) -> nn.Parameter:  # noqa:
     return parameter
 
 
+def _state_of(collected: Tensors, side: str, number: int) -> tuple[Tensor, QuantState]:
+    parts = {part: collected[side + part][number] for part in NF4_PARTS if side + part in collected}
+    packed = collected[side][number]
+    stats = {part.removeprefix("."): value for part, value in parts.items()}
+    return packed, QuantState.from_dict(stats, device=packed.device)
+
+
 def _joined(sides: list[list[Tensor]]) -> Iterator[Tensor]:
     for number in range(len(sides[0])):
         yield torch.cat([side[number] for side in sides]) if len(sides) > 1 else sides[0][number]
@@ -131,3 +173,7 @@ def _joined(sides: list[list[Tensor]]) -> Iterator[Tensor]:
 
 def _only(value: Any) -> Tensor:  # noqa: ANN401
     return value[0] if isinstance(value, list) else value
+
+
+READS: Final = (ReadNf4, JoinNf4, ReadMxfp4)
+"""Operations that cast by themselves."""

@@ -11,7 +11,7 @@ Dettmers et al. 2023, arXiv 2305.14314, section 3.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -169,12 +169,34 @@ def pack_linear(weight: Float[Tensor, "out inner"], module: Any) -> Params4bit: 
     return Params4bit(data, **options)
 
 
+def join(
+    experts: Sequence[Sequence[tuple[Tensor, Any]]], shape: torch.Size, dtype: torch.dtype
+) -> nn.Parameter:
+    """Experts that were packed apart as one tensor, bit for bit; their scales stay in float32.
+
+    Args:
+        experts: for each, its parts (gate and up, or one) as bytes and bitsandbytes' state.
+        shape: of the fused tensor.
+        dtype: what it will be unpacked to.
+
+    Raises:
+        ModelError: a part does not end with a whole block, or is not of the shape it should be.
+    """
+    parts = [part for expert in experts for part in expert]
+    sizes = {state.shape.numel() for _, state in parts}
+    if any(size % BLOCK for size in sizes) or len(parts) * max(sizes) != shape.numel():
+        raise ModelError(f"Experts packed apart must be whole blocks of {BLOCK} and make {shape}.")
+    first = parts[0][1]
+    scales = torch.cat([_scales_of(state) for _, state in parts])
+    codes = torch.cat([packed.view(-1) for packed, _ in parts])
+    whole = QuantState(scales, shape, first.code, BLOCK, first.quant_type, dtype)
+    return packed_parameter(codes.unsqueeze(1), Nf4(whole))
+
+
 def read_linear(weight: Params4bit, dtype: torch.dtype) -> Float[Tensor, "out inner"]:
     """A linear layer's dense weight."""
     state: Any = weight.quant_state
-    scales = state.absmax
-    if state.nested:
-        scales = _unnested(scales, state.state2.absmax, state.state2.code, state.offset)
+    scales = _scales_of(state)
     codes = weight.data.view(-1)
     codes = nn.functional.pad(codes, (0, len(scales) * BLOCK // 2 - len(codes)))
     flat = _blocks(codes.unsqueeze(1), scales, state.quant_type, dtype)
@@ -186,6 +208,12 @@ def _blocks(codes: Tensor, scales: Tensor, quant_type: str, dtype: torch.dtype) 
     return torch.ops.bitsandbytes.dequantize_4bit.default(
         codes, scales, BLOCK, quant_type, (scales.numel(), BLOCK), dtype
     )
+
+
+def _scales_of(state: Any) -> Tensor:  # noqa: ANN401
+    if not state.nested:
+        return state.absmax
+    return _unnested(state.absmax, state.state2.absmax, state.state2.code, state.offset)
 
 
 def _unnested(absmax: Tensor, nested: Tensor, code: Tensor, offset: Tensor) -> Tensor:
