@@ -30,6 +30,8 @@ NESTED: Final = 256
 """Scales that share a scale of their own."""
 CHUNK: Final = 2**24
 """Most weights quantised at once; a multiple of `BLOCK`."""
+MOST: Final = 2**24
+"""Most blocks unpacked at once: bitsandbytes counts a GPU's weights in 32 bits with a sign."""
 
 
 class Nf4(Packing):
@@ -205,9 +207,16 @@ def read_linear(weight: Params4bit, dtype: torch.dtype) -> Float[Tensor, "out in
 
 def _blocks(codes: Tensor, scales: Tensor, quant_type: str, dtype: torch.dtype) -> Tensor:
     """Dense blocks, one a row: rows of any other length bitsandbytes may read wrong on a CPU."""
-    return torch.ops.bitsandbytes.dequantize_4bit.default(
-        codes, scales, BLOCK, quant_type, (scales.numel(), BLOCK), dtype
-    )
+    if len(scales) <= MOST:
+        return torch.ops.bitsandbytes.dequantize_4bit.default(
+            codes, scales, BLOCK, quant_type, (len(scales), BLOCK), dtype
+        )
+    dense = scales.new_empty(len(scales), BLOCK, dtype=dtype)
+    for start in range(0, len(scales), MOST):
+        stop = start + MOST
+        some = codes[start * BLOCK // 2 : stop * BLOCK // 2]
+        dense[start:stop] = _blocks(some, scales[start:stop], quant_type, dtype)
+    return dense
 
 
 def _scales_of(state: Any) -> Tensor:  # noqa: ANN401
