@@ -6,16 +6,14 @@ device are decided there, once. Code that comes with a model is never run (`trus
 stays off). Foreign exceptions are translated here and nowhere else.
 """
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,8 +25,8 @@ from transformers import (
 
 from trimtab.core.config import Config
 from trimtab.core.errors import ModelError, TrimtabError
-from trimtab.core.hashing import SHORT
 from trimtab.models.blocks import Decoder, find_decoder
+from trimtab.models.checkpoint import fingerprint, missing_expert
 from trimtab.models.held import Held, check_quantised, held_bytes
 from trimtab.models.precision import FOUR_BIT, plan_loading, resolve_precision
 from trimtab.models.registry import REGISTRY, Group
@@ -37,10 +35,7 @@ from trimtab.models.tokens import tokenizer_hash
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SAMPLES = 64
-_SAMPLE_BYTES = 65_536
 _UNFIT = ("automatic conversion of the weights", "ignore_mismatched_sizes", "loading state_dict")
-_EXPERT = re.compile(r"(?P<before>.*\.experts\.)(?P<number>\d+)(?P<after>\..*)")
 
 
 class ModelConfig(Config):
@@ -204,28 +199,6 @@ def load_weights(spec: ModelConfig) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def fingerprint(folder: Path) -> str:
-    """Content hash of a model folder: small files whole, weights by size and 64 samples each.
-
-    Hashing 470 GB of weights would take longer than running them; two checkpoints that agree in
-    size and in every sample but differ elsewhere are told apart by nothing here.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin")
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            if size <= _SAMPLES * _SAMPLE_BYTES:
-                digest.update(file.read())
-                continue
-            for sample in range(_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:SHORT]
-
-
 def _config(spec: ModelConfig) -> PretrainedConfig:
     folder = Path(spec.id).expanduser()
     looks_like_path = spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1
@@ -271,26 +244,12 @@ def _translated(spec: ModelConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not any(said in str(error) for said in _UNFIT):
             raise
+        missing = missing_expert(Path(spec.id).expanduser())
         raise ModelError(
-            f"The weights in {spec.id} do not fit its architecture{_gap(Path(spec.id))}. Download or "
-            "save it again."
+            f"The weights in {spec.id} do not fit its architecture"
+            + (f": {missing} is missing" if missing else "")
+            + ". Download or save it again."
         ) from error
-
-
-def _gap(folder: Path) -> str:
-    """The first tensor that one expert lacks and another has."""
-    keys: set[str] = set()
-    for path in sorted(folder.expanduser().glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            keys.update(file.keys())
-    found = [match for key in sorted(keys) if (match := _EXPERT.fullmatch(key))]
-    numbers = sorted({int(match["number"]) for match in found})
-    for match in found:
-        for number in numbers:
-            other = f"{match['before']}{number}{match['after']}"
-            if other not in keys:
-                return f": {other} is missing"
-    return ""
 
 
 def _device(spec: ModelConfig) -> str:
