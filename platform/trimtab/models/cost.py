@@ -68,7 +68,7 @@ class Need(NamedTuple):
         return round(MARGIN * (sum(self) + CONTEXT_BYTES))
 
 
-def need(  # noqa: PLR0913
+def need(
     weights: Weights,
     work: Work,
     precision: Precision,

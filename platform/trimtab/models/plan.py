@@ -19,6 +19,7 @@ from trimtab.models.hardware import Machine
 from trimtab.models.reasons import too_large, why
 from trimtab.models.weights import Precision, Weights
 
+
 class ModelPlan(NamedTuple):
     """How one model is run, and what that costs."""
 

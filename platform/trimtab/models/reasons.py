@@ -35,20 +35,20 @@ def too_large(question: Question, name: str) -> str:
     needs, ways_out = [], ["a larger GPU" if machine.gpu else "more memory"]
     if question.source != "streamed":
         size = gigabytes(weights.parts.bytes_in(question.precision))
-        needs.append(f"resident in {question.precision} ({size}) {_resident(question)}")
+        needs.append(f"its {size} in {question.precision} do not: {_resident(question)}")
         if question.source == "resident" or not streams:
             ways_out.append("the published precision, streamed (exact, any size)")
     if question.source != "resident" and streams:
         least = gigabytes(smallest_need(question, "streamed"))
-        needs.append(f"streamed it takes at least {least} in one place")
-    nodes = f", {machine.gpus_per_node} in a node" if machine.gpu and cards is None else ""
+        needs.append(f"streamed it would take at least {least} in one place")
+    nodes = f", {machine.gpus_per_node} to a node" if machine.gpu and cards is None else ""
     return (
         f"{name} must fit {_place(question, 1.0 if cards is None else cards)}{nodes}, but "
-        f"{' and '.join(needs)}. Use {' or '.join(ways_out)}."
+        f"{', and '.join(needs)}. Use {' or '.join(ways_out)}."
     )
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(size: int) -> str:
     """Bytes in words: `5.7 GB`, `470 GB`."""
     return f"{size / _GB:,.1f} GB" if size < 100 * _GB else f"{size / _GB:,.0f} GB"
 

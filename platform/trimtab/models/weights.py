@@ -16,7 +16,7 @@ Cost: building 235B on the meta device takes 1.5 s and 0.4 GB. METHODS 4; LOADIN
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -129,8 +129,9 @@ class Weights(NamedTuple):
             longest: most tokens of one prompt.
         """
         value = 4 if self.published == "float32" else 2
-        scores = self.score_heads * longest * (value + 4)  # kept, and in float32 for the softmax
-        return tokens * (self.width * value + scores)
+        scores = self.score_heads * longest
+        softmax = 4 * scores + 6 * self.d_model * value if scores else 0  # in float32
+        return tokens * (max(self.width * value, softmax) + scores * value)
 
 
 def weigh(config: PretrainedConfig, dtype: str = "auto") -> Weights:
@@ -158,8 +159,8 @@ def weigh(config: PretrainedConfig, dtype: str = "auto") -> Weights:
         d_model=text.hidden_size,
         token_embedding=ends[0].numel(),
         largest_fused=max(fused, default=0),
-        active_in_blocks=sum(part.total for part in parts) - round(_idle(experts, top_k)),
-        computed_in_blocks=sum(part.total for part in parts) - round(_idle(experts, shares)),
+        active_in_blocks=sum(part.total for part in parts) - _idle(experts, top_k),
+        computed_in_blocks=sum(part.total for part in parts) - _idle(experts, shares),
         width=max(_width(block, text.hidden_size, shares) for block in blocks),
         score_heads=text.num_attention_heads if _eager(model) else 0,
     )
@@ -208,7 +209,7 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
 def _ends(model: Any) -> tuple[nn.Parameter, ...]:  # noqa: ANN401 (transformers' own types are loose)
     """The token embedding first, then the head if it is another parameter."""
     embedding = next(
-        getattr(module, name).weight
+        cast(nn.Parameter, getattr(module, name).weight)
         for module in model.modules()
         for name in EMBEDDINGS
         if isinstance(getattr(module, name, None), nn.Module)
@@ -220,16 +221,15 @@ def _ends(model: Any) -> tuple[nn.Parameter, ...]:  # noqa: ANN401 (transformers
 
 def _parts(module: nn.Module, ends: tuple[nn.Parameter, ...]) -> Parts:
     at_the_ends = {id(parameter) for parameter in ends}
-    linear = {
-        id(m.weight): m.weight.numel()
-        for m in module.modules()
-        if type(m) is nn.Linear and id(m.weight) not in at_the_ends
-    }
+    plain = [cast(nn.Linear, m) for m in module.modules() if type(m) is nn.Linear]
+    linear = {id(m.weight): m.weight.numel() for m in plain if id(m.weight) not in at_the_ends}
     fused = [p.numel() for m in module.modules() if _is_experts(m) for p in _fused(m)]
     embedding = sum(parameter.numel() for parameter in ends)
     total = sum(parameter.numel() for parameter in module.parameters())
     known = sum(linear.values()) + sum(fused) + embedding
-    return Parts(sum(linear.values()), sum(fused), embedding, total - known, len(linear) + len(fused))
+    return Parts(
+        sum(linear.values()), sum(fused), embedding, total - known, len(linear) + len(fused)
+    )
 
 
 def _is_experts(module: nn.Module) -> bool:
@@ -252,10 +252,10 @@ def _routing(text: Any, experts: list[nn.Module]) -> tuple[int, int]:  # noqa: A
     return top_k, top_k if routed else _fused(experts[0])[0].shape[0]
 
 
-def _idle(experts: list[nn.Module], used: int) -> float:
+def _idle(experts: list[nn.Module], used: int) -> int:
     """Parameters of experts that a token does not meet, biases among them."""
     return sum(
-        p.numel() * (1 - used / p.shape[0])
+        p.numel() // p.shape[0] * (p.shape[0] - used)
         for module in experts
         for p in module.parameters(recurse=False)
     )
@@ -264,14 +264,17 @@ def _idle(experts: list[nn.Module], used: int) -> float:
 def _width(block: nn.Module, d_model: int, used: int) -> int:
     """Values per token while the widest part of a block runs.
 
-    A group of linear layers (attention, MLP) holds all its outputs and one more of the widest; an
-    expert its input, gate and up, their two products of half that width, and its output.
+    A group of linear layers (attention, MLP) holds all its outputs and one more of the widest. An
+    expert holds its input, gate and up, and two products of half their width (with biases, five
+    more such); at its end, its output four times over. Measured in `tests/models/test_weights.py`.
     """
     widest = 0
     for module in block.modules():
         if _is_experts(module):
-            inner = sum(p.numel() // p.shape[0] // d_model for p in _fused(module)) / 3
-            widest = max(widest, round(used * (2 * d_model + 4 * inner)))
+            inner = sum(p.numel() // p.shape[0] // d_model for p in _fused(module)) // 3
+            biased = any(p.ndim == 2 for p in module.parameters(recurse=False))
+            products = d_model + (9 if biased else 4) * inner
+            widest = max(widest, used * max(4 * d_model, products))
         outputs = [child.out_features for child in module.children() if type(child) is nn.Linear]
         widest = max(widest, sum(outputs) + max(outputs, default=0))
     return 3 * d_model + widest  # the residual, its norm, and the sum
