@@ -107,6 +107,7 @@ def test_a_model_that_fits_in_no_way_is_shown_and_ends_with_2(run: Callable) -> 
         (("--gpu", "h100"), "h100-80gb, h200-141gb"),
         (("--data", "nowhere.tsv"), "nowhere.tsv"),
         (("--cluster",), "RAY_ADDRESS"),
+        (("--models", "all", "./nowhere"), "no model folder"),
         (("--cluster", "--gpu", "cpu"), "either --gpu KIND or --cluster"),
     ],
 )
@@ -126,3 +127,23 @@ def test_planning_reads_no_weight_and_starts_no_ray(run: Callable, tmp_path: Pat
     config(REGISTRY["Qwen/Qwen3-0.6B"].shape).save_pretrained(tmp_path)  # nothing else in it
     (one,) = json.loads(run("plan", tmp_path, "--data", "corpus", "--json").out)
     assert (one["source"], one["tokens_from"]) == ("resident", "1.4 a word")
+
+
+def test_a_cluster_that_does_not_answer_is_one_error(
+    run: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    code, out, err = run("plan", "--cluster")
+    assert (code, out) == (2, "")
+    assert "127.0.0.1:1 does not answer" in " ".join(err.split())
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_is_asked_for_its_cards(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    (one,) = json.loads(run("plan", "Qwen/Qwen3-0.6B", "--cluster", "--json").out)
+    assert (one["machine"], one["gpus_per_replica"]) == ("CPU, 4 cores", 0)
+    monkeypatch.setenv("TRIMTAB_GPU", "h100-80gb:16")
+    (one,) = json.loads(run("plan", "Qwen/Qwen3-0.6B", "--cluster", "--json").out)
+    assert (one["machine"], one["gpus_per_replica"]) == ("16 x h100-80gb", 0.125)

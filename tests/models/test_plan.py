@@ -99,6 +99,14 @@ def test_a_model_published_in_mxfp4_stays_in_it(weights: dict[str, Weights]) -> 
     assert plan.activation_bytes > 2 * experts  # one block's experts, dequantised
 
 
+def test_a_checkpoint_published_in_nf4_is_resident_as_it_is(weights: dict[str, Weights]) -> None:
+    ours = weights[BIG]._replace(published="nf4")
+    plan = place(ours, WORK, node("h100-80gb"))
+    assert (plan.source, plan.precision, plan.gpus_per_replica) == ("resident", "nf4", 2)
+    assert "NF4 as published" in plan.why
+    assert plan.seconds_read < 0.3 * place(weights[BIG], WORK, node("h100-80gb")).seconds_read
+
+
 def test_small_models_share_a_card(weights: dict[str, Weights]) -> None:
     shares = {
         family: place(weights[family], WORK, node("h100-80gb")).gpus_per_replica
@@ -160,7 +168,7 @@ def test_what_the_user_says_holds(weights: dict[str, Weights]) -> None:
 @pytest.mark.parametrize(
     ("kind", "said", "message"),
     [
-        ("h100-80gb", {"precision": "nf4", "source": "streamed"}, "stream as they are published"),
+        ("h100-80gb", {"precision": "nf4", "source": "streamed"}, "nf4 are held and do not stream"),
         ("h100-80gb:4", {"source": "resident"}, "it would take 7 h100-80gb"),
         ("h100-80gb:1", {"precision": "nf4"}, r"123 GB in nf4.*take 2 h100-80gb.*streamed"),
         ("h100-80gb:4", {"num_gpus": 8.0}, "has 4 GPUs.* asked for on 8"),

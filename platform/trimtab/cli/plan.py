@@ -53,7 +53,7 @@ class Precision(StrEnum):
 
 def plan(
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Models, like --models.")
+        list[str] | None, typer.Argument(metavar="ID", help="Models, like --models.")
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -162,6 +162,7 @@ def _named(gpu: str | None, read_rate: float) -> "Machine":
 
 
 def _cluster(read_rate: float) -> "Machine":
+    from trimtab.cli.checks import ray_cluster
     from trimtab.core.errors import ConfigError
     from trimtab.stream.machine import ray_machine
     from trimtab.stream.session import ray_session
@@ -172,6 +173,9 @@ def _cluster(read_rate: float) -> "Machine":
             "--cluster needs RAY_ADDRESS to name a running Ray cluster, but it is not set. Say "
             "RAY_ADDRESS=auto on one of its nodes, or --gpu KIND:N instead."
         )
+    answer = ray_cluster()  # in seconds; Ray itself takes minutes to give up
+    if answer.state == "problem":
+        raise ConfigError(f"Ray cluster {answer.detail}. Remedy: {answer.remedy}.")
     try:
         with ray_session():
             return ray_machine(read_rate)
@@ -179,8 +183,8 @@ def _cluster(read_rate: float) -> "Machine":
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"The Ray cluster that RAY_ADDRESS={address} names does not answer: {error} Start it, "
-            "correct the address, or say --gpu KIND:N."
+            f"The Ray cluster RAY_ADDRESS={address} cannot be joined: {str(error).splitlines()[0]} "
+            "Correct the address (HOST:6379, or auto on a node), or say --gpu KIND:N."
         ) from error
 
 
@@ -230,7 +234,7 @@ def _table(found: Sequence["Planned"]) -> Table:
         "Store\nGB": _size(sum(p.store_bytes for p in plans)),
     }
     for name in _COLUMNS:
-        side = "left" if name in ("Model", " In", "Blocks") else "right"
+        side = "left" if name in ("Model", " In", " Blocks") else "right"
         table.add_column(name, footer.get(name, ""), justify=side, no_wrap=True)
     for one in found:
         table.add_row(*map(Text, _row(one)), style="red" if one.plan is None else None)

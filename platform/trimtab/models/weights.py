@@ -38,6 +38,8 @@ WEIGHT_BYTES: Final[dict[Precision, float]] = {
     "nf4": NF4_BYTES,
     "int8": 1.0,  # and a scale per row, below 0.4 %
 }
+RESIDENT_ONLY: Final = ("nf4", "int8")
+"""Precisions that are made while a model is loaded, or loaded as bitsandbytes packed them."""
 PACKED: Final = ("nf4", "mxfp4")
 """Precisions in which experts are multiplied with only after dequantising a block's experts."""
 _DTYPES: Final[dict[str, Precision]] = {"float32": "float32", "float16": "fp16"}
@@ -215,8 +217,9 @@ def _ends(model: Any) -> tuple[nn.Parameter, ...]:  # noqa: ANN401 (transformers
         if isinstance(getattr(module, name, None), nn.Module)
     )
     head = model.get_output_embeddings()
-    tied = head is None or model.config.get_text_config().tie_word_embeddings
-    return (embedding,) if tied else (embedding, head.weight)
+    if head is None or model.config.get_text_config().tie_word_embeddings:
+        return (embedding,)
+    return embedding, head.weight
 
 
 def _parts(module: nn.Module, ends: tuple[nn.Parameter, ...]) -> Parts:
