@@ -18,10 +18,11 @@ from trimtab.models.hardware import (
     Machine,
     machine_of,
 )
+from trimtab.models.parts import Parts
 from trimtab.models.plan import ModelPlan, place
 from trimtab.models.registry import REGISTRY
 from trimtab.models.shapes import known_config
-from trimtab.models.weights import Parts, Weights, weigh, weigh_all
+from trimtab.models.weights import Weights, weigh, weigh_all
 
 HOST = 10**12
 WORK = Work(prompts=16_315, tokens=12 * 16_315, rows=16_315)

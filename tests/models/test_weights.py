@@ -13,9 +13,10 @@ from toys import TOYS, make_toy
 from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen3Config
 
 from trimtab.models.blocks import find_decoder
+from trimtab.models.parts import NF4_BYTES, Parts, published
 from trimtab.models.registry import REGISTRY, Shape
 from trimtab.models.shapes import config, known_config
-from trimtab.models.weights import NF4_BYTES, Parts, Weights, published, weigh, weigh_all
+from trimtab.models.weights import Weights, weigh, weigh_all
 
 TABLE = {  # METHODS 4: billions, of them in fused experts, bf16 GB, NF4 everywhere GB as printed
     "Qwen3-0.6B": (0.596, 0.0, "1.2", "0.5"),
@@ -120,6 +121,7 @@ def test_published_precision_of_the_23_is_the_registrys() -> None:
         (None, "float16", "fp16"),
         ({"quant_method": "mxfp4"}, "bfloat16", "mxfp4"),
         ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "nf4"}, "bfloat16", "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bfloat16", "nf4"),
         ({"quant_method": "trimtab_nf4"}, "bfloat16", "nf4"),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bfloat16", "int8"),
         ({"quant_method": "something-else"}, "bfloat16", "bf16"),

@@ -121,8 +121,8 @@ def document(one: "Planned", machine: "Machine") -> dict[str, Any]:
     from typing import get_args
 
     from trimtab.models.hardware import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
+    from trimtab.models.parts import Precision as Held
     from trimtab.models.plan import ModelPlan
-    from trimtab.models.weights import Precision as Held
 
     parts, plan = one.weights.parts, one.plan
     return {

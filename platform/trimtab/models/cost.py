@@ -18,7 +18,8 @@ from trimtab.models.hardware import (
     MARGIN,
     Machine,
 )
-from trimtab.models.weights import PACKED, Precision, Weights
+from trimtab.models.parts import PACKED, Precision
+from trimtab.models.weights import Weights
 
 Source = Literal["resident", "streamed"]
 

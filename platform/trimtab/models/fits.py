@@ -18,7 +18,8 @@ from trimtab.models.cost import (
     need,
 )
 from trimtab.models.hardware import MARGIN, Machine
-from trimtab.models.weights import RESIDENT_ONLY, Precision, Weights
+from trimtab.models.parts import RESIDENT_ONLY, Precision
+from trimtab.models.weights import Weights
 
 SHARES: Final = (0.125, 0.25, 0.5, 1.0)
 """Of a card, that a replica may take."""

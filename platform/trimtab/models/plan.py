@@ -16,8 +16,9 @@ from trimtab.core.errors import ModelError
 from trimtab.models.cost import Source, Work, compute_seconds, pass_bytes, store_bytes
 from trimtab.models.fits import Fit, Question, fit, ways
 from trimtab.models.hardware import Machine
+from trimtab.models.parts import RESIDENT_ONLY, Precision
 from trimtab.models.reasons import too_large, why
-from trimtab.models.weights import RESIDENT_ONLY, Precision, Weights
+from trimtab.models.weights import Weights
 
 
 class ModelPlan(NamedTuple):

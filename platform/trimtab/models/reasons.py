@@ -3,7 +3,7 @@
 from typing import Final
 
 from trimtab.models.fits import Fit, Question, cards_needed, memory, smallest_need
-from trimtab.models.weights import RESIDENT_ONLY
+from trimtab.models.parts import RESIDENT_ONLY
 
 _GB: Final = 1e9
 _NAMES: Final = {"nf4": "NF4", "mxfp4": "MXFP4"}
