@@ -38,9 +38,9 @@ def shape(num_layers: int = 20, *, experts: int = 64, width: int = 1_024) -> Qwe
         intermediate_size=3 * width,
         moe_intermediate_size=3 * width // 4,
         num_hidden_layers=num_layers,
+        head_dim=64,  # a field that its class does not declare
         num_attention_heads=width // 64,
         num_key_value_heads=max(1, width // 256),
-        head_dim=64,
         num_experts=experts,
         num_experts_per_tok=8,
         max_position_embeddings=2_048,

@@ -21,7 +21,6 @@ from trimtab.models.reasons import too_large, why
 from trimtab.models.weights import Weights
 
 
-
 class ModelPlan(NamedTuple):
     """How one model is run, and what that costs."""
 
