@@ -24,6 +24,7 @@ _ENVIRONMENT: Final = {
 }
 _CHATTY: Final = (
     "alembic",
+    "bitsandbytes",
     "httpx",
     "huggingface_hub",
     "ray._private.authentication",

@@ -1,6 +1,7 @@
 """`trimtab plan`: what models would take on a machine, before anything is spent."""
 
 import os
+from itertools import compress
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,9 @@ _COLUMNS = (
     "Time",
     "Store\nGB",
 )
+_DETAILS = ("Read", "Compute", "Store\nGB")
+"""Left out on a terminal narrower than `_WIDE`."""
+_WIDE = 100
 _NOTE = (
     "GPUs and Need: of one copy, with 10 % to spare; x: copies side by side. Read: checkpoints, at "
     "{read:g} GB/s a node. Compute: at {rate}. A resident model reads, then computes; a streamed one "
@@ -233,11 +237,13 @@ def _table(found: Sequence["Planned"]) -> Table:
         "Time": _time(sum((p.seconds for p in plans), 0.0)),
         "Store\nGB": _size(sum(p.store_bytes for p in plans)),
     }
-    for name in _COLUMNS:
+    shown = [OUT.width >= _WIDE or name not in _DETAILS for name in _COLUMNS]
+    for name in compress(_COLUMNS, shown):
         side = "left" if name in ("Model", " In", " Blocks") else "right"
         table.add_column(name, footer.get(name, ""), justify=side, no_wrap=True)
     for one in found:
-        table.add_row(*map(Text, _row(one)), style="red" if one.plan is None else None)
+        row = compress(_row(one), shown)
+        table.add_row(*map(Text, row), style="red" if one.plan is None else None)
     return table
 
 
