@@ -24,7 +24,6 @@ _ENVIRONMENT: Final = {
 }
 _CHATTY: Final = (
     "alembic",
-    "bitsandbytes",
     "httpx",
     "huggingface_hub",
     "ray._private.authentication",

@@ -1,9 +1,9 @@
 """`trimtab plan`: what models would take on a machine, before anything is spent."""
 
 import os
-from itertools import compress
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -28,7 +29,12 @@ from trimtab.core.errors import ModelError, TrimtabError
 from trimtab.models.blocks import Decoder, find_decoder
 from trimtab.models.checkpoint import fingerprint, missing_expert
 from trimtab.models.held import Held, check_quantised, held_bytes
-from trimtab.models.precision import FOUR_BIT, plan_loading, resolve_precision
+from trimtab.models.precision import (
+    FOUR_BIT,
+    plan_loading,
+    published_precision,
+    resolve_precision,
+)
 from trimtab.models.registry import REGISTRY, Group
 from trimtab.models.tokens import tokenizer_hash
 
@@ -130,11 +136,11 @@ def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
             transformers does not know its architecture.
         ConfigError: NF4 over a checkpoint that is quantised already.
     """
-    config = _config(spec)
-    tokenizer = _tokenizer(spec)
+    config = read_config(spec)
+    tokenizer = read_tokenizer(spec)
     text = config.get_text_config()
-    dtype = _dtype_name(spec, text)
-    with _translated(spec), torch.device("meta"):
+    dtype = dtype_name(spec, config)
+    with translated(spec), torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     known = REGISTRY.get(spec.id)
     card = ModelCard(
@@ -165,19 +171,19 @@ def load(spec: ModelConfig) -> LoadedModel:
     model = load_weights(spec)
     held = held_bytes(model)
     log.info("%s: %s", spec.label, held)
-    return LoadedModel(model, _tokenizer(spec), find_decoder(model), held)
+    return LoadedModel(model, read_tokenizer(spec), find_decoder(model), held)
 
 
 def load_weights(spec: ModelConfig) -> PreTrainedModel:
     """The model alone, its weights on their device, never run; errors as `load`."""
-    config = _config(spec)
-    device = torch.device(_device(spec))
+    config = read_config(spec)
+    device = torch.device(device_of(spec))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
-    dtype = _dtype_name(spec, config.get_text_config())
+    dtype = dtype_name(spec, config)
     plan = plan_loading(config, spec.precision, dtype, device, spec.id)
     multi_gpu = device.type == "cuda" and torch.cuda.device_count() > 1
-    with _translated(spec):
+    with translated(spec):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.id,
             config=plan.config,
@@ -199,7 +205,12 @@ def load_weights(spec: ModelConfig) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def _config(spec: ModelConfig) -> PretrainedConfig:
+def read_config(spec: ModelConfig) -> PretrainedConfig:
+    """A model's configuration, from its folder, the cache or the hub.
+
+    Raises:
+        ModelError: there is none, or transformers does not understand it.
+    """
     folder = Path(spec.id).expanduser()
     looks_like_path = spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1
     if looks_like_path and not folder.is_dir():
@@ -211,11 +222,16 @@ def _config(spec: ModelConfig) -> PretrainedConfig:
             f"A model folder must hold a config.json, but {spec.id} does not. Give the folder that "
             "`save_pretrained` wrote or a snapshot from the hub."
         )
-    with _translated(spec):
+    with translated(spec):
         return AutoConfig.from_pretrained(spec.id, revision=spec.revision, trust_remote_code=False)
 
 
-def _tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
+def read_tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, from its folder, the cache or the hub.
+
+    Raises:
+        ModelError: there is none.
+    """
     folder = Path(spec.id).expanduser()
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if folder.is_dir() and not any((folder / file).is_file() for file in files):
@@ -223,17 +239,18 @@ def _tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
             f"A model folder must hold its tokenizer ({', '.join(files[:3])}), but {spec.id} has "
             "none. Copy the tokenizer files of the model next to its weights."
         )
-    with _translated(spec):
+    with translated(spec):
         return AutoTokenizer.from_pretrained(
             spec.id, revision=spec.revision, trust_remote_code=False
         )
 
 
 @contextmanager
-def _translated(spec: ModelConfig) -> Iterator[None]:
+def translated(spec: ModelConfig) -> Iterator[None]:
+    """Turns what transformers and safetensors raise about a model's files into a `ModelError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         if isinstance(error, TrimtabError):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -252,14 +269,18 @@ def _translated(spec: ModelConfig) -> Iterator[None]:
         ) from error
 
 
-def _device(spec: ModelConfig) -> str:
+def device_of(spec: ModelConfig) -> str:
+    """The kind of device that a model is asked to run on: cpu or cuda."""
     if spec.device != "auto":
         return spec.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _dtype_name(spec: ModelConfig, text: Any) -> str:  # noqa: ANN401 (configs carry what they like)
+def dtype_name(spec: ModelConfig, config: PretrainedConfig) -> str:
+    """What a model computes in; gpt-oss is published without saying that it is bfloat16."""
     if spec.dtype != "auto":
         return spec.dtype
-    published = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
+    silent = "bfloat16" if published_precision(config) == "mxfp4" else "float32"
+    said: Any = getattr(config.get_text_config(), "dtype", None) or silent
+    published = str(said).removeprefix("torch.")
     return published if published in DTYPES else "float32"

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from trimtab.core.errors import ModelError
 from trimtab.models.blocks import Start, embedding_name
-from trimtab.models.loading import DTYPES, ModelConfig, _config, _device, _dtype_name, _translated
+from trimtab.models.loading import DTYPES, ModelConfig, read_config, device_of, dtype_name, translated
 from trimtab.models.shards import Reader, checkpoint_files, read_headers
 from trimtab.models.skeleton import Skeleton, Weight, build_skeleton
 from trimtab.models.slots import CudaSlots, Landing, Slots, view
@@ -144,12 +144,12 @@ def open_streamed(spec: ModelConfig) -> StreamedDecoder:
             f"Weights stream as they were published, but {spec.id} was asked for in "
             f"{spec.precision}, which is made to fit. Set `source: resident` or `precision: published`."
         )
-    config = _config(spec)
-    device = torch.device(_device(spec))
+    config = read_config(spec)
+    device = torch.device(device_of(spec))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
-    dtype = DTYPES[_dtype_name(spec, config.get_text_config())]
-    with _translated(spec):
+    dtype = DTYPES[dtype_name(spec, config)]
+    with translated(spec):
         stored = read_headers(checkpoint_files(spec.id, spec.revision))
         skeleton = build_skeleton(config, dtype, stored)
     source = StreamedDecoder(skeleton, device)
