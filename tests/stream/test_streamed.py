@@ -39,8 +39,7 @@ def planned(config: DiagnoseConfig) -> Task:
 
 
 def store_of(config: DiagnoseConfig) -> Path:
-    (folder,) = (config.out / "activations").iterdir()
-    return folder
+    return Writer(config.out / "activations", planned(config).identity, ("mean",)).path
 
 
 @pytest.mark.ray
