@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -32,22 +33,23 @@ def main() -> None:
 
 def shape(num_layers: int = 20, *, experts: int = 64, width: int = 1_024) -> Qwen3MoeConfig:
     """Three quarters of the width per expert, eight experts per token, as in Qwen3-235B-A22B's family."""
-    return Qwen3MoeConfig(
-        vocab_size=32_000,
-        hidden_size=width,
-        intermediate_size=3 * width,
-        moe_intermediate_size=3 * width // 4,
-        num_hidden_layers=num_layers,
-        num_attention_heads=width // 64,
-        num_key_value_heads=max(1, width // 256),
-        head_dim=64,
-        num_experts=experts,
-        num_experts_per_tok=8,
-        max_position_embeddings=2_048,
-        tie_word_embeddings=False,
-        architectures=["Qwen3MoeForCausalLM"],
-        dtype="bfloat16",
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": 32_000,
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "moe_intermediate_size": 3 * width // 4,
+        "num_hidden_layers": num_layers,
+        "head_dim": 64,  # a field that its class does not declare
+        "num_attention_heads": width // 64,
+        "num_key_value_heads": max(1, width // 256),
+        "num_experts": experts,
+        "num_experts_per_tok": 8,
+        "max_position_embeddings": 2_048,
+        "tie_word_embeddings": False,
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "dtype": "bfloat16",
+    }
+    return Qwen3MoeConfig(**fields)
 
 
 def write(folder: Path, config: Qwen3MoeConfig) -> int:

@@ -56,9 +56,11 @@ from trimtab.store.writer import Writer
 from trimtab.stream.blocks import distinct
 from trimtab.stream.config import CORPUS, DataConfig, ExtractConfig, ExtractJob, WorkerConfig
 from trimtab.stream.extract import extract_to_store, identity_of, request_for, source_for
+from trimtab.stream.machine import known_machine
 from trimtab.stream.publish import git_commit
 from trimtab.stream.scenarios import plan_for, read
 from trimtab.stream.session import ray_session
+from trimtab.stream.tasks import placement_for
 
 PADDED_BATCH = 32
 TOKEN_BUDGET = 1_024
@@ -278,9 +280,10 @@ def through_ray(
     in_process = time.perf_counter() - start
     writer = Writer(out / "activations", identity_of(card, request, plan, job), ("mean",))
     start = time.perf_counter()
-    with ray_session():
-        source = source_for(spec, request, job)
-        path, _ = extract_to_store(plan, writer, source, job, 0.0, {})
+    with known_machine() as here, ray_session():
+        placement = placement_for(spec, request, plan, job, here)
+        source = source_for(spec, request, job, placement)
+        path, _ = extract_to_store(plan, writer, source, job, {})
     whole = time.perf_counter() - start
     ends = [block_end(path, block.number) for block in plan.blocks]
     return {

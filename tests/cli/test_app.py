@@ -29,7 +29,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[DiagnoseConfig]:
 
 
 def test_every_command_has_help(run: Callable) -> None:
-    for command in ("demo", "prepare", "extract", "diagnose", "models", "doctor", "twins"):
+    for command in (
+        *("demo", "prepare", "extract", "diagnose", "models", "doctor"),
+        *("plan", "twins", "quantize"),
+    ):
         assert command in run("--help").out
         assert len(run(command, "--help").out) > 400
 
@@ -89,6 +92,9 @@ def test_wrong_usage_ends_with_2(run: Callable, arguments: tuple[str, ...]) -> N
 def test_models_are_the_registry(run: Callable) -> None:
     listed = json.loads(run("models", "--json").out)
     assert [model["id"] for model in listed] == list(REGISTRY)
+    shape = listed[0]["shape"]
+    assert {"group", "family", "precision", "gated", "revision"} <= set(listed[0])
+    assert (shape["num_layers"], shape["d_model"], shape["tied"]) == (28, 1024, True)
     table = run("models").out
     assert all(model in table for model in REGISTRY)
 

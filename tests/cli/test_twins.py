@@ -10,7 +10,7 @@ MODELS = ("--models", "Qwen/Qwen3-0.6B", "-m", "openai/gpt-oss-20b")
 def test_the_table_and_the_document_name_what_was_made(run: Callable, tmp_path: Path) -> None:
     first = run("twins", "--out", tmp_path, *MODELS)
     assert first.code == 0
-    for word in ("Qwen3-0.6B", "GptOssForCausalLM", "mxfp4", "2 twins", "no finding", "new"):
+    for word in ("Qwen3-0.6B", "GptOssForCausalLM", "mxfp4", "2 twins (2 new)", "no finding"):
         assert word in first.out
     assert "trimtab diagnose --model" in first.out
     assert "sweeps/diagnose-23-twins.yaml" in first.out

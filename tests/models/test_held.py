@@ -1,6 +1,7 @@
 """What a model holds is counted from its tensors."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,6 +59,20 @@ def test_every_parameter_is_counted(tmp_path: Path) -> None:
     for name in ("qwen3_moe", "llama4", "gpt_oss"):
         held = held_bytes(nf4(tmp_path / name, name))
         assert sum(held.parameters.values()) == make_toy(name).num_parameters()
+
+
+def test_what_transformers_own_kernels_hold_counts_as_mxfp4() -> None:
+    def as_kernels_take_it(tensor: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(storage=SimpleNamespace(data=tensor))
+
+    module = torch.nn.Module()
+    for name in ("gate_up_proj", "down_proj"):
+        blocks, scales = torch.zeros(4, 16, 8, dtype=torch.uint8), torch.zeros(4, 8)
+        setattr(module, name, as_kernels_take_it(blocks))
+        config = SimpleNamespace(weight_scale=as_kernels_take_it(scales.byte()))
+        setattr(module, f"{name}_precision_config", config)
+    held = held_bytes(module)
+    assert held == Held({"mxfp4": 2 * (512 + 32)}, {"mxfp4": 2 * 1_024})
 
 
 def test_a_record_has_a_plain_form_and_a_line() -> None:

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trimtab.core.errors import DataError, ModelError
 from trimtab.models.blocks import find_decoder
+from trimtab.models.checkpoint import fingerprint
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import ModelConfig, describe, fingerprint, load
+from trimtab.models.loading import ModelConfig, describe, load
 from trimtab.models.registry import REGISTRY
 from trimtab.models.tokens import adds_bos, tokenise
 

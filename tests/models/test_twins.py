@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
@@ -157,6 +158,15 @@ def test_a_family_shares_shape_and_tokenizer_but_no_weight(made: dict[str, Twin]
         assert different == {"model.safetensors", STAMP}
         pairs = zip(weights(base).values(), weights(other).values(), strict=True)
         assert not any(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("model", ONE_OF_EACH)
+def test_the_whole_checkpoint_is_what_its_class_reads(made: dict[str, Twin], model: str) -> None:
+    kind = getattr(transformers, made[model].kind)
+    whole, info = kind.from_pretrained(made[model].folder, output_loading_info=True)
+    assert not any(info[problem] for problem in ("missing_keys", "unexpected_keys"))
+    assert not info["mismatched_keys"]
+    assert whole.num_parameters() == made[model].parameters
 
 
 def test_qwen3_moe_is_saved_one_tensor_per_expert(made: dict[str, Twin]) -> None:

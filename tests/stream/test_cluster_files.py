@@ -12,6 +12,11 @@ from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from trimtab.core.config import load_job
+from trimtab.models.hardware import machine_of
+from trimtab.stream.config import DiagnoseConfig
+from trimtab.stream.planning import PUBLISHED, plan_models
+
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ("cluster.yaml", "cluster-on-premise.yaml")
 UPLOAD_LIMIT = 20 * 2**20
@@ -110,9 +115,21 @@ def test_node_types_are_what_the_models_of_the_study_need() -> None:
     workers = {name: kind for name, kind in types.items() if name != "head"}
     assert all(kind["resources"]["CPU"] > 0 == kind["min_workers"] for kind in workers.values())
     assert max(kind["max_workers"] for kind in workers.values()) <= config["max_workers"]
-    wanted = max(m["num_gpus"] for m in read("sweeps/diagnose-23-models.yaml")["models"])
-    largest = max(kind["resources"]["GPU"] for kind in workers.values())
-    assert wanted <= largest
+
+
+def test_every_model_of_the_study_has_a_place_on_the_clusters_gpus() -> None:
+    config = read("cluster.yaml")
+    options = config["docker"]["run_options"]
+    (said,) = [o.partition("TRIMTAB_GPU=")[2] for o in options if "TRIMTAB_GPU=" in o]
+    machine = machine_of(said, host_bytes=10**12)
+    workers = config["available_node_types"]
+    per_node = {name: kind["resources"]["GPU"] for name, kind in workers.items()}
+    assert machine.gpus_per_node == per_node["gpu-spot"] == per_node["gpu-on-demand"]
+    assert machine.num_gpus == per_node["gpu-spot"] * config["max_workers"]
+    sweep = load_job(ROOT / "sweeps/diagnose-23-models.yaml", DiagnoseConfig)
+    for one in plan_models(sweep.models, machine, PUBLISHED, sweep.extract.token_budget):
+        assert one.plan is not None, one.error
+        assert one.plan.gpus_per_replica <= machine.gpus_per_node
 
 
 def test_spot_machines_come_first_and_have_a_like_for_like_fallback() -> None:

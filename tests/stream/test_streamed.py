@@ -14,6 +14,7 @@ from trimtab.core.errors import ConfigError, ModelError
 from trimtab.models.engine import Prompt
 from trimtab.models.hardware import Machine
 from trimtab.models.loading import ModelConfig
+from trimtab.models.plan import ModelPlan
 from trimtab.store.layout import shard_path
 from trimtab.store.reader import open_store
 from trimtab.store.writer import Writer
@@ -106,7 +107,12 @@ def test_a_call_that_was_killed_while_writing_shards_reads_no_weight_again(
     source=st.sampled_from(["resident", "streamed"]),
 )
 def test_calls_hold_every_block_once_and_leave_no_replica_idle(
-    sizes: list[int], replicas: int, at_once: int, source: str, a_plan: Any, plain_block: Block
+    sizes: list[int],
+    replicas: int,
+    at_once: int,
+    source: str,
+    a_plan: ModelPlan,
+    plain_block: Block,
 ) -> None:
     job = ExtractJob(workers=WorkerConfig(replicas=replicas))
     blocks = [
@@ -129,7 +135,7 @@ def plain_block(tmp_path_factory: pytest.TempPathFactory, plain_config: Diagnose
 
 
 @pytest.fixture(scope="module")
-def a_plan(tmp_path_factory: pytest.TempPathFactory, plain_config: DiagnoseConfig) -> Any:
+def a_plan(tmp_path_factory: pytest.TempPathFactory, plain_config: DiagnoseConfig) -> ModelPlan:
     out = tmp_path_factory.mktemp("placed")
     return planned(plain_config.model_copy(update={"out": out})).placement
 

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from bitsandbytes.functional import QuantState, dequantize_blockwise
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.functional import dequantize_blockwise, quantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
 from toys import COMMON, make_tokenizer, make_toy
 from transformers import (
@@ -45,6 +46,22 @@ def save_bitsandbytes(folder: Path, name: str) -> Path:
     return folder
 
 
+def save_bitsandbytes_apart(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """A qwen3_moe toy as bitsandbytes checkpoints of older transformers hold it, and its experts."""
+    save_bitsandbytes(folder, "qwen3_moe")
+    kept = load_file(folder / WEIGHTS)
+    plain = load_file(folder.with_name(f"{folder.name}-dense") / WEIGHTS)
+    kept = {key: tensor for key, tensor in kept.items() if ".experts." not in key}
+    dense = {}
+    for key in [key for key in plain if ".experts." in key]:
+        packed, state = quantize_4bit(plain[key], quant_type="nf4", compress_statistics=True)
+        kept[key] = packed
+        kept |= {f"{key}.{part}": value for part, value in state.as_dict(packed=True).items()}
+        dense[key] = dequantised(packed, state)
+    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    return folder, dense
+
+
 def save_mxfp4(folder: Path) -> Path:
     """A gpt-oss toy whose experts are random MXFP4 blocks and scales, as it is published."""
     config = GptOssConfig(
@@ -81,7 +98,7 @@ def dense_twin(model: PreTrainedModel) -> PreTrainedModel:
     return dense.requires_grad_(requires_grad=False)
 
 
-def dequantised(packed: torch.Tensor, state: QuantState) -> torch.Tensor:
+def dequantised(packed: torch.Tensor, state: Any) -> torch.Tensor:  # noqa: ANN401
     """NF4 by its definition: a table, and a scale for every 64 weights."""
     scales = state.absmax
     if state.nested:

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from trimtab.core.config import load_job, read_yaml
+from trimtab.models.hardware import machine_of
 from trimtab.models.registry import REGISTRY
 from trimtab.stream.config import TWIN, DiagnoseConfig, MeasureConfig
 from trimtab.stream.nursery import VARIANTS
+from trimtab.stream.planning import PUBLISHED, plan_models
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FILES = sorted(SWEEPS.rglob("*.yaml"))
@@ -31,10 +33,17 @@ def test_the_23_are_the_registry_with_the_papers_settings() -> None:
     assert config.data.model_copy(update={"path": "corpus"}) == type(config.data)()
 
 
-def test_each_of_the_23_fits_its_gpus_in_bfloat16() -> None:
-    for model in load_job(SWEEPS / "diagnose-23-models.yaml", DiagnoseConfig).models:
-        gigabytes = 2 * REGISTRY[model.id].billions
-        assert gigabytes < 0.9 * 80 * model.num_gpus, model.id
+@pytest.mark.parametrize("gpu", ["h100-80gb:8", "h200-141gb:8", "h200-141gb:1"])
+def test_each_of_the_23_has_a_place_and_only_235b_is_in_4_bits(gpu: str) -> None:
+    config = load_job(SWEEPS / "diagnose-23-models.yaml", DiagnoseConfig)
+    budget = config.extract.token_budget
+    planned = plan_models(config.models, machine_of(gpu, 10**12), PUBLISHED, budget)
+    for one in planned:
+        assert one.plan is not None, one.error
+        assert one.plan.token_budget == budget or one.spec.precision == "nf4"
+        assert one.plan.gpus_per_replica <= (2 if one.spec.precision == "nf4" else 1)
+    in_4_bits = {one.spec.id for one in planned if one.plan and one.plan.precision == "nf4"}
+    assert in_4_bits == {known.id for known in REGISTRY.values() if known.billions > 200}
 
 
 def test_the_demo_diagnoses_the_whole_nursery_on_unseen_rows() -> None:

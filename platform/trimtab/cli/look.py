@@ -26,29 +26,26 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         echo_json([known.to_json() for known in REGISTRY.values()])
         return
-    table = Table("Model", "Group", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    table.add_column("Model", no_wrap=True)
+    table.add_column("Group")
     table.add_column("Params", justify="right")
     table.add_column("Blocks", justify="right")
-    table.add_column("MLP", justify="right")
-    for name in ("Published", "Gated"):
-        table.add_column(name)
+    table.add_column("In")
+    table.add_column("Gated")
     for known in REGISTRY.values():
-        shape = known.shape
-        experts = f"{shape.num_experts} x " if shape.num_experts else ""
         table.add_row(
             Text(known.id),
             known.group,
             f"{known.billions:.1f} B",
             f"{known.num_layers} x {known.d_model:4}",
-            f"{experts}{shape.d_mlp}",
             _PRECISIONS[known.precision],
             "yes" if known.gated else "",
         )
     OUT.print(table)
     OUT.print(
-        "Blocks: how many x width of the residual stream; MLP: experts x inner width. A gated model "
-        "needs\nits licence accepted on the hub, and `hf auth login`. `trimtab plan` says what each "
-        "one takes."
+        "In: the precision it is published in; --json has every dimension. A gated model needs its\n"
+        "licence accepted on the hub, and `hf auth login`. `trimtab plan` says what each one takes."
     )
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
+from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,10 +22,30 @@ if TYPE_CHECKING:
 _ALL = "all"
 _GB = 1e9
 _MINUTE, _HOUR = 60, 3_600
-_NOTE = """\
-Models run one after another. Read: the checkpoint from storage at {read:g} GB/s a node; compute: matrix
-products at {share:.0%} of the card's stated rate (assumed, not measured). Resident models read, then
-compute; streamed ones do both at once. Need: on each card of a replica, with 10 % to spare."""
+_COLUMNS = (
+    "Model",
+    "Params\nB",
+    " In",
+    "Size\nGB",
+    " Blocks",
+    "GPUs",
+    "Need\nGB",
+    "x",
+    "Read",
+    "Compute",
+    "Time",
+    "Store\nGB",
+)
+_DETAILS = ("Read", "Compute", "Store\nGB")
+"""Left out on a terminal narrower than `_WIDE`."""
+_WIDE = 100
+_NOTE = (
+    "GPUs and Need: of one copy, with 10 % to spare; x: copies side by side. Read: checkpoints, at "
+    "{read:g} GB/s a node. Compute: at {rate}. A resident model reads, then computes; a streamed one "
+    "does both at once. Resident or streamed gives the same bits; NF4 is not exact."
+)
+_GPU_RATE = "{share:.0%} of the card's stated rate, which is assumed and not measured"
+_CPU_RATE = "a rate measured on one core of another machine, times the cores"
 
 
 class Precision(StrEnum):
@@ -37,7 +57,7 @@ class Precision(StrEnum):
 
 def plan(
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Models, like --models.")
+        list[str] | None, typer.Argument(metavar="ID", help="Models, like --models.")
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -105,8 +125,8 @@ def document(one: "Planned", machine: "Machine") -> dict[str, Any]:
     from typing import get_args
 
     from trimtab.models.hardware import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY
+    from trimtab.models.parts import Precision as Held
     from trimtab.models.plan import ModelPlan
-    from trimtab.models.weights import Precision as Held
 
     parts, plan = one.weights.parts, one.plan
     return {
@@ -146,6 +166,7 @@ def _named(gpu: str | None, read_rate: float) -> "Machine":
 
 
 def _cluster(read_rate: float) -> "Machine":
+    from trimtab.cli.checks import ray_cluster
     from trimtab.core.errors import ConfigError
     from trimtab.stream.machine import ray_machine
     from trimtab.stream.session import ray_session
@@ -156,6 +177,9 @@ def _cluster(read_rate: float) -> "Machine":
             "--cluster needs RAY_ADDRESS to name a running Ray cluster, but it is not set. Say "
             "RAY_ADDRESS=auto on one of its nodes, or --gpu KIND:N instead."
         )
+    answer = ray_cluster()  # in seconds; Ray itself takes minutes to give up
+    if answer.state == "problem":
+        raise ConfigError(f"Ray cluster {answer.detail}. Remedy: {answer.remedy}.")
     try:
         with ray_session():
             return ray_machine(read_rate)
@@ -163,8 +187,8 @@ def _cluster(read_rate: float) -> "Machine":
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"The Ray cluster that RAY_ADDRESS={address} names does not answer: {error} Start it, "
-            "correct the address, or say --gpu KIND:N."
+            f"The Ray cluster RAY_ADDRESS={address} cannot be joined: {str(error).splitlines()[0]} "
+            "Correct the address (HOST:6379, or auto on a node), or say --gpu KIND:N."
         ) from error
 
 
@@ -180,11 +204,13 @@ def _texts(data: str, *, all_rows: bool) -> "Texts":
 def _print(found: Sequence["Planned"], machine: "Machine", texts: "Texts") -> None:
     from trimtab.models.hardware import COMPUTE_EFFICIENCY
 
-    OUT.print(Text(f"{machine.name}: {texts.prompts:,} prompts, every layer", style="bold"))
+    tokens = sorted({one.work.tokens for one in found})
+    count = f"{tokens[0]:,}" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,}"
+    title = f"{machine.name}, one model after another: {texts.prompts:,} prompts, {count} tokens"
+    OUT.print(Text(title, style="bold"))
     OUT.print(_table(found))
-    OUT.print(
-        Text(_NOTE.format(read=machine.read_rate / _GB, share=COMPUTE_EFFICIENCY), style="dim")
-    )
+    rate = _GPU_RATE.format(share=COMPUTE_EFFICIENCY) if machine.gpu else _CPU_RATE
+    OUT.print(Text(_NOTE.format(read=machine.read_rate / _GB, rate=rate), style="dim"))
     notes: dict[str, list[str]] = {}
     for one in found:
         if one.plan is None:
@@ -192,47 +218,54 @@ def _print(found: Sequence["Planned"], machine: "Machine", texts: "Texts") -> No
         elif one.plan.source == "streamed" or one.plan.gpus_per_replica > 1:
             notes.setdefault(one.plan.why, []).append(one.spec.label)
     for why, labels in notes.items():
-        OUT.print(Text.assemble((f"\n{', '.join(labels)}\n", "bold"), f"  {why}"))
+        OUT.print(Text.assemble((f"\n{', '.join(labels)}: ", "bold"), why))
 
 
 def _table(found: Sequence["Planned"]) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+        padding=0,
+        show_edge=False,
         header_style="bold",
         show_footer=True,
     )
     plans = [one.plan for one in found if one.plan]
     footer = {
         "Model": f"{len(plans)} models" if len(plans) != 1 else "1 model",
-        "GPUs": _share(max((p.gpus_per_replica for p in plans), default=0)),
-        "Read": _size(sum(p.read_bytes for p in plans)),
-        "Time": _time(sum(p.seconds for p in plans)),
-        "Store": _size(sum(p.store_bytes for p in plans)),
+        "Read": _time(sum((p.seconds_read for p in plans), 0.0)),
+        "Compute": _time(sum((p.seconds_compute for p in plans), 0.0)),
+        "Time": _time(sum((p.seconds for p in plans), 0.0)),
+        "Store\nGB": _size(sum(p.store_bytes for p in plans)),
     }
-    for name in ("Model", "Params", "Held in", "Size", "Blocks", "GPUs", "Need", "x"):
-        side = "left" if name in ("Model", "Held in", "Blocks") else "right"
+    shown = [OUT.width >= _WIDE or name not in _DETAILS for name in _COLUMNS]
+    for name in compress(_COLUMNS, shown):
+        side = "left" if name in ("Model", " In", " Blocks") else "right"
         table.add_column(name, footer.get(name, ""), justify=side, no_wrap=True)
-    for name in ("Tokens", "Read", "Compute", "Time", "Store"):
-        table.add_column(name, footer.get(name, ""), justify="right", no_wrap=True)
     for one in found:
-        table.add_row(*_row(one))
+        row = compress(_row(one), shown)
+        table.add_row(*map(Text, row), style="red" if one.plan is None else None)
     return table
 
 
-def _row(one: "Planned") -> list[Text]:
-    head = [one.spec.label, f"{one.weights.parameters / _GB:.1f} B"]
-    if one.plan is None:
-        smallest = one.spec.precision if one.spec.precision == "nf4" else one.weights.published
-        size = one.weights.parts.bytes_in(smallest)
-        return [*map(Text, [*head, smallest, _size(size)]), Text("does not fit", style="bold red")]
+def _row(one: "Planned") -> list[str]:
+    head = [one.spec.label, f"{one.weights.parameters / _GB:.1f}"]
     p = one.plan
-    size = one.weights.parts.bytes_in(p.precision)
-    cells = [p.precision, _size(size), p.source, _share(p.gpus_per_replica), _size(p.needed_bytes)]
-    costs = [_time(p.seconds_read), _time(p.seconds_compute), _time(p.seconds)]
-    count = [str(p.replicas), f"{p.tokens:,}"]
-    return [Text(cell) for cell in (*head, *cells, *count, *costs, _size(p.store_bytes))]
+    if p is None:
+        held = one.spec.precision if one.spec.precision == "nf4" else one.weights.published
+        return [*head, f" {held}", _size(one.weights.parts.bytes_in(held)), " none fits"]
+    return [
+        *head,
+        f" {p.precision}",
+        _size(one.weights.parts.bytes_in(p.precision)),
+        f" {p.source}",
+        _share(p.gpus_per_replica),
+        _size(p.needed_bytes),
+        str(p.replicas),
+        _time(p.seconds_read),
+        _time(p.seconds_compute),
+        _time(p.seconds),
+        _size(p.store_bytes),
+    ]
 
 
 def _share(gpus: float) -> str:
@@ -241,8 +274,8 @@ def _share(gpus: float) -> str:
     return f"{gpus:g}" if gpus >= 1 else f"1/{round(1 / gpus)}"
 
 
-def _size(size: float) -> str:
-    return f"{size / _GB:,.1f} GB" if size < 100 * _GB else f"{size / _GB:,.0f} GB"
+def _size(size: int) -> str:
+    return f"{size / _GB:,.1f}" if size < 100 * _GB else f"{size / _GB:,.0f}"
 
 
 def _time(seconds: float) -> str:

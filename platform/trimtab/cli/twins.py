@@ -64,10 +64,9 @@ def _print(made: Sequence["Twin"], out: Path) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in ("Twin of", "Class", "Held in"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("Layers", "Params", "MB"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+        table.add_column(name, justify="right", no_wrap=True)
     for twin in made:
         table.add_row(
             Text(twin.folder.name),
@@ -76,11 +75,12 @@ def _print(made: Sequence["Twin"], out: Path) -> None:
             str(twin.num_layers),
             f"{twin.parameters / 1e6:.1f} M",
             f"{twin.num_bytes / 1e6:.1f}",
-            "reused" if twin.reused else "new",
         )
     OUT.print(table)
-    total = sum(twin.num_bytes for twin in made) / 1e6
-    OUT.print(f"{len(made)} twins, {total:.0f} MB, in {near(out.resolve())}", soft_wrap=True)
+    new = sum(not twin.reused for twin in made)
+    size = f"{sum(twin.num_bytes for twin in made) / 1e6:.0f} MB"
+    where = near(out.resolve())
+    OUT.print(f"{len(made)} twins ({new} new), {size}, in {where}", soft_wrap=True)
     OUT.print("Random weights: what is measured on them is no finding.\n")
     OUT.print("Diagnose one of them, or all that the registry has:")
     folder = near(made[0].folder.resolve())

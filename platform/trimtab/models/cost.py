@@ -18,7 +18,8 @@ from trimtab.models.hardware import (
     MARGIN,
     Machine,
 )
-from trimtab.models.weights import PACKED, Precision, Weights
+from trimtab.models.parts import PACKED, Precision
+from trimtab.models.weights import Weights
 
 Source = Literal["resident", "streamed"]
 
@@ -68,7 +69,7 @@ class Need(NamedTuple):
         return round(MARGIN * (sum(self) + CONTEXT_BYTES))
 
 
-def need(  # noqa: PLR0913
+def need(
     weights: Weights,
     work: Work,
     precision: Precision,

@@ -18,7 +18,8 @@ from trimtab.models.cost import (
     need,
 )
 from trimtab.models.hardware import MARGIN, Machine
-from trimtab.models.weights import Precision, Weights
+from trimtab.models.parts import RESIDENT_ONLY, Precision
+from trimtab.models.weights import Weights
 
 SHARES: Final = (0.125, 0.25, 0.5, 1.0)
 """Of a card, that a replica may take."""
@@ -77,7 +78,7 @@ def ways(question: Question) -> Iterator[Way]:
             whole = cards >= 1 or cards in (0, question.num_gpus)
             for budget in _budgets(question.work) if whole else [question.work.token_budget]:
                 yield Way("resident", cards, budget)
-    if question.source != "resident" and question.precision != "nf4":
+    if question.source != "resident" and question.precision not in RESIDENT_ONLY:
         one = 0.0 if question.machine.gpu is None else 1.0
         for budget in _budgets(question.work):
             yield Way("streamed", one if question.num_gpus is None else question.num_gpus, budget)
@@ -151,6 +152,6 @@ def _sizes(question: Question) -> list[float]:
         return [question.num_gpus]
     if question.machine.gpu is None:
         return [0.0]
-    many = question.precision == "nf4" or question.source == "resident"
+    many = question.precision in RESIDENT_ONLY or question.source == "resident"
     more = range(2, question.machine.gpus_per_node + 1) if many else ()
     return [*SHARES, *map(float, more)]

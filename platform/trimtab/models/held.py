@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
-from bitsandbytes.nn import Int8Params, Params4bit
+from bitsandbytes.nn.modules import Int8Params, Params4bit
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
@@ -136,7 +136,7 @@ def _parts(model: nn.Module) -> Iterator[_Part]:
 
 def _part(name: str, module: nn.Module, parameter: Tensor) -> _Part:
     if isinstance(module, ParametrizationList) and isinstance(module[0], Packing):
-        packing = module[0]
+        packing: Any = module[0]
         name = name.replace(".parametrizations", "").removesuffix(".original")
         tensors = [parameter, *packing.buffers()]
         return _Part(name, packing.precision, packing.shape.numel(), tensors)
@@ -150,7 +150,7 @@ def _part(name: str, module: nn.Module, parameter: Tensor) -> _Part:
 
 
 def _kernel_parts(name: str, module: nn.Module) -> Iterator[_Part]:
-    """transformers' own MXFP4 experts: what their kernels take is no parameter any more."""
+    """MXFP4 experts of transformers itself: what their kernels take is no parameter any more."""
     for projection in ("gate_up_proj", "down_proj"):
         config = getattr(module, f"{projection}_precision_config", None)
         if config is not None:

@@ -6,16 +6,15 @@ device are decided there, once. Code that comes with a model is never run (`trus
 stays off). Foreign exceptions are translated here and nowhere else.
 """
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,20 +26,22 @@ from transformers import (
 
 from trimtab.core.config import Config
 from trimtab.core.errors import ModelError, TrimtabError
-from trimtab.core.hashing import SHORT
 from trimtab.models.blocks import Decoder, find_decoder
+from trimtab.models.checkpoint import fingerprint, missing_expert
 from trimtab.models.held import Held, check_quantised, held_bytes
-from trimtab.models.precision import FOUR_BIT, plan_loading, resolve_precision
+from trimtab.models.precision import (
+    FOUR_BIT,
+    plan_loading,
+    published_precision,
+    resolve_precision,
+)
 from trimtab.models.registry import REGISTRY, Group
 from trimtab.models.tokens import tokenizer_hash
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_SAMPLES = 64
-_SAMPLE_BYTES = 65_536
 _UNFIT = ("automatic conversion of the weights", "ignore_mismatched_sizes", "loading state_dict")
-_EXPERT = re.compile(r"(?P<before>.*\.experts\.)(?P<number>\d+)(?P<after>\..*)")
 
 
 class ModelConfig(Config):
@@ -135,11 +136,11 @@ def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
             transformers does not know its architecture.
         ConfigError: NF4 over a checkpoint that is quantised already.
     """
-    config = _config(spec)
-    tokenizer = _tokenizer(spec)
+    config = read_config(spec)
+    tokenizer = read_tokenizer(spec)
     text = config.get_text_config()
-    dtype = _dtype_name(spec, text)
-    with _translated(spec), torch.device("meta"):
+    dtype = dtype_name(spec, config)
+    with translated(spec), torch.device("meta"):
         parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     known = REGISTRY.get(spec.id)
     card = ModelCard(
@@ -170,19 +171,19 @@ def load(spec: ModelConfig) -> LoadedModel:
     model = load_weights(spec)
     held = held_bytes(model)
     log.info("%s: %s", spec.label, held)
-    return LoadedModel(model, _tokenizer(spec), find_decoder(model), held)
+    return LoadedModel(model, read_tokenizer(spec), find_decoder(model), held)
 
 
 def load_weights(spec: ModelConfig) -> PreTrainedModel:
     """The model alone, its weights on their device, never run; errors as `load`."""
-    config = _config(spec)
-    device = torch.device(_device(spec))
+    config = read_config(spec)
+    device = torch.device(device_of(spec))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
-    dtype = _dtype_name(spec, config.get_text_config())
+    dtype = dtype_name(spec, config)
     plan = plan_loading(config, spec.precision, dtype, device, spec.id)
     multi_gpu = device.type == "cuda" and torch.cuda.device_count() > 1
-    with _translated(spec):
+    with translated(spec):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             spec.id,
             config=plan.config,
@@ -204,29 +205,12 @@ def load_weights(spec: ModelConfig) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def fingerprint(folder: Path) -> str:
-    """Content hash of a model folder: small files whole, weights by size and 64 samples each.
+def read_config(spec: ModelConfig) -> PretrainedConfig:
+    """A model's configuration, from its folder, the cache or the hub.
 
-    Hashing 470 GB of weights would take longer than running them; two checkpoints that agree in
-    size and in every sample but differ elsewhere are told apart by nothing here.
+    Raises:
+        ModelError: there is none, or transformers does not understand it.
     """
-    digest = hashlib.sha256()
-    for path in sorted(
-        p for p in folder.iterdir() if p.suffix in (".json", ".safetensors", ".bin")
-    ):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            if size <= _SAMPLES * _SAMPLE_BYTES:
-                digest.update(file.read())
-                continue
-            for sample in range(_SAMPLES):
-                file.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
-                digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:SHORT]
-
-
-def _config(spec: ModelConfig) -> PretrainedConfig:
     folder = Path(spec.id).expanduser()
     looks_like_path = spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1
     if looks_like_path and not folder.is_dir():
@@ -238,11 +222,16 @@ def _config(spec: ModelConfig) -> PretrainedConfig:
             f"A model folder must hold a config.json, but {spec.id} does not. Give the folder that "
             "`save_pretrained` wrote or a snapshot from the hub."
         )
-    with _translated(spec):
+    with translated(spec):
         return AutoConfig.from_pretrained(spec.id, revision=spec.revision, trust_remote_code=False)
 
 
-def _tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
+def read_tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, from its folder, the cache or the hub.
+
+    Raises:
+        ModelError: there is none.
+    """
     folder = Path(spec.id).expanduser()
     files = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if folder.is_dir() and not any((folder / file).is_file() for file in files):
@@ -250,17 +239,18 @@ def _tokenizer(spec: ModelConfig) -> PreTrainedTokenizerBase:
             f"A model folder must hold its tokenizer ({', '.join(files[:3])}), but {spec.id} has "
             "none. Copy the tokenizer files of the model next to its weights."
         )
-    with _translated(spec):
+    with translated(spec):
         return AutoTokenizer.from_pretrained(
             spec.id, revision=spec.revision, trust_remote_code=False
         )
 
 
 @contextmanager
-def _translated(spec: ModelConfig) -> Iterator[None]:
+def translated(spec: ModelConfig) -> Iterator[None]:
+    """Turns what transformers and safetensors raise about a model's files into a `ModelError`."""
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         if isinstance(error, TrimtabError):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -271,36 +261,26 @@ def _translated(spec: ModelConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not any(said in str(error) for said in _UNFIT):
             raise
+        missing = missing_expert(Path(spec.id).expanduser())
         raise ModelError(
-            f"The weights in {spec.id} do not fit its architecture{_gap(Path(spec.id))}. Download or "
-            "save it again."
+            f"The weights in {spec.id} do not fit its architecture"
+            + (f": {missing} is missing" if missing else "")
+            + ". Download or save it again."
         ) from error
 
 
-def _gap(folder: Path) -> str:
-    """The first tensor that one expert lacks and another has."""
-    keys: set[str] = set()
-    for path in sorted(folder.expanduser().glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            keys.update(file.keys())
-    found = [match for key in sorted(keys) if (match := _EXPERT.fullmatch(key))]
-    numbers = sorted({int(match["number"]) for match in found})
-    for match in found:
-        for number in numbers:
-            other = f"{match['before']}{number}{match['after']}"
-            if other not in keys:
-                return f": {other} is missing"
-    return ""
-
-
-def _device(spec: ModelConfig) -> str:
+def device_of(spec: ModelConfig) -> str:
+    """The kind of device that a model is asked to run on: cpu or cuda."""
     if spec.device != "auto":
         return spec.device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _dtype_name(spec: ModelConfig, text: Any) -> str:  # noqa: ANN401 (configs carry what they like)
+def dtype_name(spec: ModelConfig, config: PretrainedConfig) -> str:
+    """What a model computes in; gpt-oss is published without saying that it is bfloat16."""
     if spec.dtype != "auto":
         return spec.dtype
-    published = str(getattr(text, "dtype", None) or "float32").removeprefix("torch.")
+    silent = "bfloat16" if published_precision(config) == "mxfp4" else "float32"
+    said: Any = getattr(config.get_text_config(), "dtype", None) or silent
+    published = str(said).removeprefix("torch.")
     return published if published in DTYPES else "float32"

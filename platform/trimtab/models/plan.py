@@ -16,8 +16,9 @@ from trimtab.core.errors import ModelError
 from trimtab.models.cost import Source, Work, compute_seconds, pass_bytes, store_bytes
 from trimtab.models.fits import Fit, Question, fit, ways
 from trimtab.models.hardware import Machine
+from trimtab.models.parts import RESIDENT_ONLY, Precision
 from trimtab.models.reasons import too_large, why
-from trimtab.models.weights import Precision, Weights
+from trimtab.models.weights import Weights
 
 
 class ModelPlan(NamedTuple):
@@ -98,10 +99,11 @@ def place(
 
 
 def _check(question: Question, name: str) -> None:
-    if question.precision == "nf4" and question.source == "streamed":
+    if question.precision in RESIDENT_ONLY and question.source == "streamed":
         raise ModelError(
-            f"Weights stream as they are published, but {name} was asked for in NF4 and streamed. "
-            "Leave out `precision: nf4` (exact, any size) or `source: streamed` (4 bits, resident)."
+            f"Weights in {question.precision} are held and do not stream, but {name} was asked for "
+            "so. Leave out `source: streamed`, or stream the published checkpoint, exact and of any "
+            "size, without `precision: nf4`."
         )
     cards, machine = question.num_gpus, question.machine
     if cards is None or cards == 0:

@@ -3,14 +3,17 @@
 from typing import Final
 
 from trimtab.models.fits import Fit, Question, cards_needed, memory, smallest_need
+from trimtab.models.parts import RESIDENT_ONLY
 
 _GB: Final = 1e9
-_AS_HELD: Final = {"nf4": "NF4 as asked, not exact", "mxfp4": "MXFP4 as published"}
+_NAMES: Final = {"nf4": "NF4", "mxfp4": "MXFP4"}
 
 
 def why(question: Question, found: Fit) -> str:
     """One sentence with the numbers, and the alternative that was not taken."""
-    held = _AS_HELD.get(question.precision, f"{question.precision} as published")
+    published = question.precision == question.weights.published
+    held = f"{_NAMES.get(question.precision, question.precision)} "
+    held += "as published" if published else "as asked, not exact"
     whole = gigabytes(question.weights.parts.bytes_in(question.precision))
     there = _place(question, found.way.cards)
     total = gigabytes(found.need.total)
@@ -20,35 +23,37 @@ def why(question: Question, found: Fit) -> str:
     fitting = f"{held}: {whole} of weights, {total} in all, fit {there}"
     if found.way.cards > 1:
         fitting = f"{held}: {whole} of weights, {total} on {there}"
-    if question.precision == "nf4" and question.weights.published != "nf4":
+    if not published:
         exact = question._replace(precision=question.weights.published)
-        return f"{fitting}; exact it would be streamed, as {_resident(exact)}"
+        return f"{fitting}; exact and {_resident(exact)}"
     if question.precision == "mxfp4":
-        return f"{fitting}; dequantised {_resident(question._replace(precision='bf16'))}"
+        return (
+            f"{fitting}; dequantised to bf16 and {_resident(question._replace(precision='bf16'))}"
+        )
     return fitting
 
 
 def too_large(question: Question, name: str) -> str:
     """What a model that fits in no way would need, and the ways out."""
     weights, machine, cards = question.weights, question.machine, question.num_gpus
-    streams = question.precision != "nf4"
+    streams = question.precision not in RESIDENT_ONLY
     needs, ways_out = [], ["a larger GPU" if machine.gpu else "more memory"]
     if question.source != "streamed":
         size = gigabytes(weights.parts.bytes_in(question.precision))
-        needs.append(f"resident in {question.precision} ({size}) {_resident(question)}")
+        needs.append(f"its {size} in {question.precision} do not: {_resident(question)}")
         if question.source == "resident" or not streams:
             ways_out.append("the published precision, streamed (exact, any size)")
     if question.source != "resident" and streams:
         least = gigabytes(smallest_need(question, "streamed"))
-        needs.append(f"streamed it takes at least {least} in one place")
-    nodes = f", {machine.gpus_per_node} in a node" if machine.gpu and cards is None else ""
+        needs.append(f"streamed it would take at least {least} in one place")
+    nodes = f", {machine.gpus_per_node} to a node" if machine.gpu and cards is None else ""
     return (
         f"{name} must fit {_place(question, 1.0 if cards is None else cards)}{nodes}, but "
-        f"{' and '.join(needs)}. Use {' or '.join(ways_out)}."
+        f"{', and '.join(needs)}. Use {' or '.join(ways_out)}."
     )
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(size: int) -> str:
     """Bytes in words: `5.7 GB`, `470 GB`."""
     return f"{size / _GB:,.1f} GB" if size < 100 * _GB else f"{size / _GB:,.0f} GB"
 

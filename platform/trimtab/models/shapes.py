@@ -20,7 +20,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from trimtab.models.loading import ModelConfig, _config
+from trimtab.models.loading import ModelConfig, read_config
 from trimtab.models.registry import REGISTRY, KnownModel, Shape
 
 _QWEN_ROTARY: Final = {"rope_type": "default", "rope_theta": 1e6}
@@ -67,8 +67,8 @@ def config_of(spec: ModelConfig) -> PretrainedConfig:
     """
     cached = local_folder(spec)
     if cached is not None:
-        return _config(spec.model_copy(update={"id": str(cached)}))
-    return known_config(REGISTRY[spec.id]) if spec.id in REGISTRY else _config(spec)
+        return read_config(spec.model_copy(update={"id": str(cached)}))
+    return known_config(REGISTRY[spec.id]) if spec.id in REGISTRY else read_config(spec)
 
 
 def local_folder(spec: ModelConfig) -> Path | None:

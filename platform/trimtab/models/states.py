@@ -123,15 +123,17 @@ class States:
         """Keeps a batch's states in the place of those before."""
         if self.files is not None:
             self.files.write(number, hidden)
-        if self.keep == "device":
+        kept = self._kept.get(number)
+        if self.keep == "disk":
+            return
+        if kept is None and self.keep == "host":
+            pinned = self.device.type == "cuda"
+            kept = torch.empty(hidden.shape, dtype=hidden.dtype, pin_memory=pinned)
+            self._kept[number] = kept
+        if kept is None or (self.keep == "device" and kept.device != hidden.device):
             self._kept[number] = hidden
-        elif self.keep == "host":
-            if number not in self._kept:
-                pinned = self.device.type == "cuda"
-                self._kept[number] = torch.empty(
-                    hidden.shape, dtype=hidden.dtype, pin_memory=pinned
-                )
-            self._kept[number].copy_(hidden, non_blocking=True)  # in turn with `get`'s, one stream
+        else:  # in place: new memory for each block would leave holes between the temporaries
+            kept.copy_(hidden, non_blocking=True)  # in turn with `get`'s, on one stream
 
     def turn(self) -> None:
         """Ends a block."""

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from trimtab.core.errors import ModelError
 from trimtab.models.blocks import Start, embedding_name
-from trimtab.models.loading import DTYPES, ModelConfig, _config, _device, _dtype_name, _translated
+from trimtab.models.loading import (
+    DTYPES,
+    ModelConfig,
+    device_of,
+    dtype_name,
+    read_config,
+    translated,
+)
 from trimtab.models.shards import Reader, checkpoint_files, read_headers
 from trimtab.models.skeleton import Skeleton, Weight, build_skeleton
 from trimtab.models.slots import CudaSlots, Landing, Slots, view
@@ -46,6 +53,7 @@ class StreamedDecoder:
         self.seconds_waited = 0.0
         """How long blocks were waited for, since the source was opened."""
         self._decoder = skeleton.decoder
+        self._dtype = str(skeleton.blocks[0][0].dtype).removeprefix("torch.")
         self._modules = list(skeleton.decoder.blocks(self.num_layers - 1))
         self._reader = Reader()
         self._slots = (CudaSlots if device.type == "cuda" else Slots)(skeleton.blocks, device)
@@ -57,6 +65,11 @@ class StreamedDecoder:
     def bytes_read(self) -> int:
         """Bytes of the checkpoint that were read since the source was opened."""
         return self._reader.bytes_read
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Bytes of weights in memory at any time, by precision: two blocks."""
+        return {self._dtype: sum(half.nbytes for half in self._slots.halves)}
 
     def start(self, tokens: Int[Tensor, "batch tokens"]) -> Start:
         """Embeds a batch and records the blocks' arguments; the first call reads the embedding.
@@ -144,12 +157,12 @@ def open_streamed(spec: ModelConfig) -> StreamedDecoder:
             f"Weights stream as they were published, but {spec.id} was asked for in "
             f"{spec.precision}, which is made to fit. Set `source: resident` or `precision: published`."
         )
-    config = _config(spec)
-    device = torch.device(_device(spec))
+    config = read_config(spec)
+    device = torch.device(device_of(spec))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"{spec.id} was asked for on a GPU, but this process sees none.")
-    dtype = DTYPES[_dtype_name(spec, config.get_text_config())]
-    with _translated(spec):
+    dtype = DTYPES[dtype_name(spec, config)]
+    with translated(spec):
         stored = read_headers(checkpoint_files(spec.id, spec.revision))
         skeleton = build_skeleton(config, dtype, stored)
     source = StreamedDecoder(skeleton, device)

@@ -27,6 +27,7 @@ _SHIFT: Final = 0.3
 def random_model(folder: Path, seed: Seed) -> PreTrainedModel:
     """The class that a folder's configuration names, with random weights in bfloat16."""
     config = AutoConfig.from_pretrained(folder)
+    assert config.architectures is not None, "a twin's configuration names its class"
     kind = getattr(transformers, config.architectures[0])
     with torch.random.fork_rng(devices=[]):
         model: PreTrainedModel = kind._from_config(config, dtype=torch.bfloat16)

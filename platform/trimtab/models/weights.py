@@ -1,4 +1,4 @@
-"""What a model weighs, by kind of parameter and by precision, without one of its weights.
+"""What a model weighs, without one of its weights.
 
 The model is built on the meta device from its configuration (of a multimodal one the text part)
 and its parameters are counted by what a 4-bit load does with them: `nn.Linear` layers and the
@@ -6,75 +6,22 @@ fused 3-D tensors of experts are quantised; embeddings, the head, norms, routers
 stay as they are. Routers stay because they are no plain `nn.Linear`: bitsandbytes tests the exact
 class, and `Llama4Router` is a subclass of it, the routers of qwen3_moe and gpt_oss are none.
 
-NF4 is in blocks of 64 with double quantisation: half a byte a weight, a byte per block, and a
-float32 per 256 blocks: 0.516 bytes a weight. MXFP4 has a byte per 32 weights (0.531), and only
-experts are in it.
-
 Cost: building 235B on the meta device takes 1.5 s and 0.4 GB. METHODS 4; LOADING 1.
 """
 
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from trimtab.models.blocks import BLOCK_LISTS, EMBEDDINGS
+from trimtab.models.parts import Parts, Precision, published
 
-Precision = Literal["float32", "bf16", "fp16", "mxfp4", "nf4", "int8"]
-
-NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Per weight: two to the byte, an 8-bit scale per 64, a float32 scale per 256 of those."""
-_NF4_TABLES: Final = 64 + 1_024 + 4
-"""Per quantised tensor: the 16 values, the 256 values of its scales, their offset."""
-WEIGHT_BYTES: Final[dict[Precision, float]] = {
-    "float32": 4.0,
-    "bf16": 2.0,
-    "fp16": 2.0,
-    "mxfp4": 0.5 + 1 / 32,
-    "nf4": NF4_BYTES,
-    "int8": 1.0,  # and a scale per row, below 0.4 %
-}
-PACKED: Final = ("nf4", "mxfp4")
-"""Precisions in which experts are multiplied with only after dequantising a block's experts."""
-_DTYPES: Final[dict[str, Precision]] = {"float32": "float32", "float16": "fp16"}
 _BLOCK: Final = re.compile(rf"(?:^|\.)(?:{'|'.join(BLOCK_LISTS)})\.(\d+)$")
-
-
-class Parts(NamedTuple):
-    """Parameters by kind, of a model or of one of its blocks."""
-
-    linear: int
-    """Weights of plain linear layers, the head apart."""
-    experts: int
-    """Weights of fused (3-D) expert tensors."""
-    embedding: int
-    """Token embedding and head; tied ones once."""
-    other: int
-    """Norms, routers, biases, sinks."""
-    tensors: int
-    """How many tensors `linear` and `experts` are."""
-
-    @property
-    def total(self) -> int:
-        """All parameters."""
-        return self.linear + self.experts + self.embedding + self.other
-
-    def bytes_in(self, precision: Precision) -> int:
-        """Bytes when held in a precision: what it does not quantise is in bf16 (16 bits)."""
-        plain = 4.0 if precision == "float32" else 2.0
-        quantised = {
-            "nf4": self.linear + self.experts,
-            "int8": self.linear + self.experts,
-            "mxfp4": self.experts,
-        }.get(precision, 0)
-        tables = self.tensors * _NF4_TABLES if precision == "nf4" else 0
-        return round(
-            WEIGHT_BYTES[precision] * quantised + plain * (self.total - quantised) + tables
-        )
 
 
 class Weights(NamedTuple):
@@ -129,8 +76,9 @@ class Weights(NamedTuple):
             longest: most tokens of one prompt.
         """
         value = 4 if self.published == "float32" else 2
-        scores = self.score_heads * longest * (value + 4)  # kept, and in float32 for the softmax
-        return tokens * (self.width * value + scores)
+        scores = self.score_heads * longest
+        softmax = 4 * scores + 6 * self.d_model * value if scores else 0  # in float32
+        return tokens * (max(self.width * value, softmax) + scores * value)
 
 
 def weigh(config: PretrainedConfig, dtype: str = "auto") -> Weights:
@@ -158,8 +106,8 @@ def weigh(config: PretrainedConfig, dtype: str = "auto") -> Weights:
         d_model=text.hidden_size,
         token_embedding=ends[0].numel(),
         largest_fused=max(fused, default=0),
-        active_in_blocks=sum(part.total for part in parts) - round(_idle(experts, top_k)),
-        computed_in_blocks=sum(part.total for part in parts) - round(_idle(experts, shares)),
+        active_in_blocks=sum(part.total for part in parts) - _idle(experts, top_k),
+        computed_in_blocks=sum(part.total for part in parts) - _idle(experts, shares),
         width=max(_width(block, text.hidden_size, shares) for block in blocks),
         score_heads=text.num_attention_heads if _eager(model) else 0,
     )
@@ -177,26 +125,6 @@ def weigh_all(configs: Iterable[PretrainedConfig]) -> list[Weights]:
     return found
 
 
-def published(config: PretrainedConfig, dtype: str = "auto") -> Precision:
-    """The precision that a configuration says its checkpoint is in.
-
-    A quantisation that we do not know counts as 16 bits, which is more than it is.
-    """
-    said: Any = getattr(config, "quantization_config", None) or {}
-    quantised = said if isinstance(said, dict) else said.to_dict()
-    method = str(quantised.get("quant_method", "")).rpartition(".")[2].lower()
-    if "mxfp4" in method:
-        return "mxfp4"
-    if "nf4" in method or quantised.get("bnb_4bit_quant_type") == "nf4":
-        return "nf4"
-    if quantised.get("load_in_8bit"):
-        return "int8"
-    if dtype == "auto":
-        dtype = str(getattr(config.get_text_config(), "dtype", None) or "float32")
-    name = dtype.removeprefix("torch.")
-    return _DTYPES.get(name, "bf16")
-
-
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
     outer = ""
     for name, module in model.named_modules():
@@ -208,23 +136,21 @@ def _blocks(model: nn.Module) -> Iterator[nn.Module]:
 def _ends(model: Any) -> tuple[nn.Parameter, ...]:  # noqa: ANN401 (transformers' own types are loose)
     """The token embedding first, then the head if it is another parameter."""
     embedding = next(
-        getattr(module, name).weight
+        cast(nn.Parameter, getattr(module, name).weight)
         for module in model.modules()
         for name in EMBEDDINGS
         if isinstance(getattr(module, name, None), nn.Module)
     )
     head = model.get_output_embeddings()
-    tied = head is None or model.config.get_text_config().tie_word_embeddings
-    return (embedding,) if tied else (embedding, head.weight)
+    if head is None or model.config.get_text_config().tie_word_embeddings:
+        return (embedding,)
+    return embedding, head.weight
 
 
 def _parts(module: nn.Module, ends: tuple[nn.Parameter, ...]) -> Parts:
     at_the_ends = {id(parameter) for parameter in ends}
-    linear = {
-        id(m.weight): m.weight.numel()
-        for m in module.modules()
-        if type(m) is nn.Linear and id(m.weight) not in at_the_ends
-    }
+    plain = [cast(nn.Linear, m) for m in module.modules() if type(m) is nn.Linear]
+    linear = {id(m.weight): m.weight.numel() for m in plain if id(m.weight) not in at_the_ends}
     fused = [p.numel() for m in module.modules() if _is_experts(m) for p in _fused(m)]
     embedding = sum(parameter.numel() for parameter in ends)
     total = sum(parameter.numel() for parameter in module.parameters())
@@ -254,10 +180,10 @@ def _routing(text: Any, experts: list[nn.Module]) -> tuple[int, int]:  # noqa: A
     return top_k, top_k if routed else _fused(experts[0])[0].shape[0]
 
 
-def _idle(experts: list[nn.Module], used: int) -> float:
+def _idle(experts: list[nn.Module], used: int) -> int:
     """Parameters of experts that a token does not meet, biases among them."""
     return sum(
-        p.numel() * (1 - used / p.shape[0])
+        p.numel() // p.shape[0] * (p.shape[0] - used)
         for module in experts
         for p in module.parameters(recurse=False)
     )
@@ -266,14 +192,17 @@ def _idle(experts: list[nn.Module], used: int) -> float:
 def _width(block: nn.Module, d_model: int, used: int) -> int:
     """Values per token while the widest part of a block runs.
 
-    A group of linear layers (attention, MLP) holds all its outputs and one more of the widest; an
-    expert its input, gate and up, their two products of half that width, and its output.
+    A group of linear layers (attention, MLP) holds all its outputs and one more of the widest. An
+    expert holds its input, gate and up, and two products of half their width (with biases, five
+    more such); at its end, its output four times over. Measured in `tests/models/test_weights.py`.
     """
     widest = 0
     for module in block.modules():
         if _is_experts(module):
-            inner = sum(p.numel() // p.shape[0] // d_model for p in _fused(module)) / 3
-            widest = max(widest, round(used * (2 * d_model + 4 * inner)))
+            inner = sum(p.numel() // p.shape[0] // d_model for p in _fused(module)) // 3
+            biased = any(p.ndim == 2 for p in module.parameters(recurse=False))
+            products = d_model + (9 if biased else 4) * inner
+            widest = max(widest, used * max(4 * d_model, products))
         outputs = [child.out_features for child in module.children() if type(child) is nn.Linear]
         widest = max(widest, sum(outputs) + max(outputs, default=0))
     return 3 * d_model + widest  # the residual, its norm, and the sum

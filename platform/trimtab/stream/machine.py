@@ -102,7 +102,7 @@ def machine_from(
     return Machine(gpu, sum(per_node), max(per_node), host, read_rate, max(1, cores))
 
 
-def _cards(nodes: Sequence[Mapping[str, float]]) -> list[_Cards]:
+def _cards(nodes: Sequence[Mapping[str, Any]]) -> list[_Cards]:
     by_name: dict[str, list[int]] = {}
     for node in nodes:
         if node.get("GPU", 0) >= 1:

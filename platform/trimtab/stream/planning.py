@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from trimtab.core.errors import ModelError
 from trimtab.models.cost import Work
 from trimtab.models.hardware import Machine
-from trimtab.models.loading import ModelConfig, _tokenizer
+from trimtab.models.loading import ModelConfig, read_tokenizer
 from trimtab.models.plan import ModelPlan, place
 from trimtab.models.shapes import config_of, local_folder
 from trimtab.models.weights import Weights, weigh_all
@@ -103,7 +103,7 @@ def count_tokens(spec: ModelConfig, texts: Texts) -> tuple[int, str]:
     folder = local_folder(spec)
     if folder is not None:
         try:
-            tokenizer = _tokenizer(spec.model_copy(update={"id": str(folder)}))
+            tokenizer = read_tokenizer(spec.model_copy(update={"id": str(folder)}))
         except ModelError:  # a configuration without its tokenizer is enough for a plan
             pass
         else:

@@ -92,6 +92,7 @@ class ModelSource:
 
     def _streamed(self) -> Engine:
         source = open_streamed(self.spec)
+        self.held = source.held
         return Engine(source, self.request, source.device)
 
     def extract(self, blocks: Sequence[Block], scratch: Path | None = None) -> Computed:
