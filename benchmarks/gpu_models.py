@@ -140,7 +140,8 @@ class _Packer:
         self, model: nn.Module, name: str, meta: Tensor, generator: torch.Generator
     ) -> nn.Parameter | None:
         """A parameter that carries its packing; None where it stays in bfloat16."""
-        from trimtab.models.packed import Mxfp4, pack, pack_linear, packed_parameter
+        from trimtab.models.nf4 import pack, pack_linear
+        from trimtab.models.packed import Mxfp4, packed_parameter
 
         if not self.quantizer.param_needs_quantization(model, name):
             return None

@@ -110,7 +110,7 @@ def test_all_cases_run_at_toy_size_on_a_gpu(
 ) -> None:
     assert bench.main(["--toy", "--json"]) == 0
     for case in json.loads(capsys.readouterr().out)["cases"].values():
-        assert case["left_bytes"] == 0 < case["peak_bytes"]
+        assert case["peak_bytes"] > 0
 
 
 def test_lengths_are_the_dev_files_whatever_the_count(bench: ModuleType) -> None:
