@@ -17,13 +17,15 @@ To run it on a rented card: a checkout, and in any Python from 3.11 with a torch
     PYTHONPATH=platform python benchmarks/gpu.py --device cuda --toy
     PYTHONPATH=platform python benchmarks/gpu.py --json > gpu.json
 
-The first line is a look at toy size. No Ray, no network, no data file. A card without a network
+The second line is a look at toy size. No Ray, no network, no data file. A card without a network
 wants these as wheels; of bitsandbytes' libraries (60 MB zipped) only the one of torch's CUDA is
 needed. All cases may take a quarter of an hour, mostly the two large ones; `--cases` picks some. A
 case's findings are on stderr as soon as it is done. 128 GB of host memory hold the 32B checkpoint;
 give `--room` where memory grows only with its use. A case that fails is reported and the others go
-on; the exit code is then 1. The model's goal on an H200: 60 % of the matrix rate and 10 times the
-padded loop for qwen3-8b, and the 235B shape extracted on one card.
+on; the exit code is then 1.
+
+Goals on an H200: 60 % of the matrix rate and 10 times the padded loop for qwen3-8b, and the 235B
+shape extracted on one card.
 """
 
 import argparse
