@@ -12,9 +12,10 @@ from transformers import (
 )
 
 from trimtab.core.errors import ModelError
+from trimtab.models.configs import config_of
 from trimtab.models.loading import ModelConfig
 from trimtab.models.registry import REGISTRY
-from trimtab.models.shapes import config, config_of, known_config
+from trimtab.models.shapes import config, known_config
 
 KINDS = {
     "qwen3": Qwen3Config,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -236,22 +236,19 @@ class Engine:
         """One block over every batch; the layer's pooled rows, if it was asked for."""
         wanted = self.request.poolings if layer in self.request.layers else ()
         pools = {pooling: pooler(pooling, self.request.skip_first) for pooling in wanted}
-        rows: Rows = {}
-        for number, (batch, calls) in enumerate(zip(running.batches, running.calls, strict=True)):
+        by_batch: dict[str, list[Tensor]] = {pooling: [] for pooling in wanted}
+        for number, calls in enumerate(running.calls):
             hidden = _call(block, running.states.get(number), calls[layer], layer)
             for pooling, pool in pools.items():
-                if pooling not in rows:
-                    rows[pooling] = hidden.new_empty(
-                        len(prompts), self.source.d_model, dtype=torch.float32
-                    )
-                rows[pooling][torch.from_numpy(batch.which).to(hidden.device)] = pool(hidden)
+                by_batch[pooling].append(pool(hidden))
             if layer < max(self.request.layers):
                 running.states.put(number, hidden)
         running.states.turn()
-        rows = {pooling: pooled.cpu() for pooling, pooled in rows.items()}
-        for pooled in rows.values():
-            _check_finite(pooled, layer, prompts)
-        return rows
+        order = np.concatenate([batch.which for batch in running.batches])
+        return {
+            pooling: _in_order(torch.cat(pooled), order, layer, prompts)
+            for pooling, pooled in by_batch.items()
+        }
 
 
 def _call(block: nn.Module, hidden: Tensor, call: Call, layer: int) -> Tensor:
@@ -289,17 +286,24 @@ def check_request(request: Request, num_layers: int) -> None:
             raise ConfigError(f"A pooling must be one of {POOLINGS}, but got {pooling!r}.")
 
 
-def _check_finite(
-    rows: Float[Tensor, "prompts d_model"], layer: int, prompts: Sequence[Prompt]
-) -> None:
-    finite = rows.isfinite().all(dim=1).numpy()
+def _in_order(
+    pooled: Float[Tensor, "prompts d_model"],
+    order: Int[np.ndarray, " prompts"],
+    layer: int,
+    prompts: Sequence[Prompt],
+) -> Float[Tensor, "prompts d_model"]:
+    """Checks rows where they were computed, and puts them on the host in the prompts' order."""
+    finite = pooled.isfinite().all(dim=1).cpu().numpy()
     if not finite.all():
-        bad = np.flatnonzero(~finite)
+        bad = np.sort(order[~finite])
         raise ActivationError(
             f"Layer {layer} gave a NaN or an infinity for {len(bad)} of {len(prompts)} prompts, the "
             f"first at scenario {prompts[bad[0]].name}. Check the model's weights, or load it in a "
             "wider dtype (bfloat16 or float32 instead of float16)."
         )
+    rows = torch.empty(pooled.shape)
+    rows[torch.from_numpy(order)] = pooled.cpu()
+    return rows
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

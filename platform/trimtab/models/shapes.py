@@ -7,10 +7,8 @@ here. What only long texts or training would notice does not.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub import try_to_load_from_cache
 from transformers import (
     GptOssConfig,
     Llama4TextConfig,
@@ -20,8 +18,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from trimtab.models.loading import ModelConfig, read_config
-from trimtab.models.registry import REGISTRY, KnownModel, Shape
+from trimtab.models.registry import KnownModel, Shape
 
 _QWEN_ROTARY: Final = {"rope_type": "default", "rope_theta": 1e6}
 _LLAMA_ROTARY: Final = {
@@ -55,31 +52,6 @@ def known_config(known: KnownModel) -> PretrainedConfig:
     if known.precision == "mxfp4":
         made.quantization_config = {"quant_method": "mxfp4"}  # pyright: ignore[reportAttributeAccessIssue]
     return made
-
-
-def config_of(spec: ModelConfig) -> PretrainedConfig:
-    """A model's configuration: its own where this machine has it, else what the registry knows.
-
-    The hub is asked only for a model that is neither a folder, nor cached, nor one of the 23.
-
-    Raises:
-        ModelError: there is no such model, or no network to ask for it.
-    """
-    cached = local_folder(spec)
-    if cached is not None:
-        return read_config(spec.model_copy(update={"id": str(cached)}))
-    return known_config(REGISTRY[spec.id]) if spec.id in REGISTRY else read_config(spec)
-
-
-def local_folder(spec: ModelConfig) -> Path | None:
-    """Where a model's configuration lies on this machine; None if it would have to be fetched."""
-    folder = Path(spec.id).expanduser()
-    if folder.is_dir():
-        return folder
-    if spec.id.count("/") != 1 or spec.id.startswith((".", "/", "~")):
-        return None
-    found = try_to_load_from_cache(spec.id, "config.json", revision=spec.revision)
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def _qwen3(shape: Shape, common: dict[str, Any]) -> PretrainedConfig:
