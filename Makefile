@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 RUNS ?= runs
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check twins format clean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
@@ -28,6 +28,9 @@ check: setup
 
 test: check
 	$(BIN)/python -m pytest
+
+twins: setup
+	@$(BIN)/python jobs/diagnose.py sweeps/diagnose-23-twins.yaml "out=$(abspath $(RUNS))"
 
 format: setup
 	$(BIN)/ruff format .
