@@ -55,6 +55,9 @@ SIDES = ("resident", "streamed", "cold", "limited", "offload")
 TOKEN_BUDGET = 256
 """Tokens in a batch, on every side. 1,024 is a quarter faster, but there oneDNN's cache of compiled
 shapes (64 experts see any number of rows) and the holes it leaves in the heap take 0.6 GB."""
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+"""Of every side. oneDNN keeps 1,024 compiled shapes, each with its own mapping, which RLIMIT_DATA
+counts in full; 128 cost no time that could be measured at this token budget."""
 SLACK = 500_000_000
 """Bytes that computing may take beside two blocks and the hidden states."""
 CPU = torch.device("cpu")
@@ -243,7 +246,7 @@ def child(options: argparse.Namespace, side: str) -> dict[str, Any]:
     command = [sys.executable, __file__, str(options.folder), "--side", side]
     for name in ("layers", "tokens", "token_budget", "offload_batches"):
         command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | ENVIRONMENT
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         peak = watch(process)
         assert process.stdout is not None, "piped"
