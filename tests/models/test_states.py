@@ -90,6 +90,19 @@ def test_an_interrupted_run_goes_on_at_its_layer_with_the_same_bits(
     assert again.handed_out == list(range(layer, 4))
 
 
+@pytest.mark.parametrize(("keep", "begins"), [("device", 2), ("host", 2), ("disk", 3)])
+def test_states_that_are_saved_less_often_cost_a_restart_a_few_blocks_and_no_bit(
+    model: PreTrainedModel, whole: Extraction, tmp_path: Path, keep: Keep, begins: int
+) -> None:
+    resume = Resume(tmp_path / "run", "m", every=2)
+    dying = Dying(find_decoder(model), before=3)
+    with pytest.raises(KeyboardInterrupt):
+        Engine(dying, EVERY_LAYER, CPU, keep).extract(PROMPTS, resume)
+    again = Dying(find_decoder(model))
+    assert_same_bits(Engine(again, EVERY_LAYER, CPU, keep).extract(PROMPTS, resume), whole)
+    assert again.handed_out == list(range(begins, 4))
+
+
 def test_a_streamed_run_that_goes_on_never_reads_the_earlier_blocks_again(tmp_path: Path) -> None:
     folder = save_sharded(tmp_path / "toy", "qwen3_moe", torch.bfloat16)
     spec = ModelConfig(id=str(folder), device="cpu")

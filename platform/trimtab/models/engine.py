@@ -146,7 +146,7 @@ class Engine:
         tokens = [prompt.tokens for prompt in prompts]
         request = self.request.model_dump(mode="json")
         identity = content_hash([resume.model, tokens, list(parts), request])
-        journal = Journal(resume.folder, identity)
+        journal = Journal(resume.folder, identity, resume.every)
         earlier = journal.progress()
         if earlier is not None and earlier.token_budget < self.token_budget:
             self.token_budget = earlier.token_budget  # what fitted then
@@ -181,7 +181,9 @@ class Engine:
                     if journal is None:
                         pooled |= _by_pooling({layer: rows})
                     else:
-                        journal.finish(layer, self.token_budget, rows)
+                        journal.keep(layer, rows)
+                        if (saved := running.states.saved_in) is not None or layer == deepest:
+                            journal.reach(layer, self.token_budget, saved or 0)
                         pooled |= _by_pooling(journal.rows([layer] if rows else []))
         if journal is not None:
             journal.forget_states()
@@ -206,11 +208,14 @@ class Engine:
             calls.setdefault(batch.shape, recorded)
             if states is None:
                 states = self._states(batches, hidden.dtype, journal, open_files)
+                states.begin(-1)
             if not first:
                 states.put(number, hidden)
         assert states is not None, "there is at least one prompt"
         if first:
-            states.resume(first - 1)
+            earlier = journal.progress() if journal else None
+            assert earlier is not None, "`first` was read from it"
+            states.resume(earlier.states)
         else:
             states.turn()
         return _Running(batches, [calls[batch.shape] for batch in batches], states)
@@ -228,7 +233,7 @@ class Engine:
         if journal is None:
             return States(keep, self.device, None)
         files = open_files.enter_context(closing(journal.open_states(shapes, dtype)))
-        return States(keep, self.device, files)
+        return States(keep, self.device, files, journal.every)
 
     def _run(
         self, block: nn.Module, layer: int, running: _Running, prompts: Sequence[Prompt]
@@ -237,6 +242,7 @@ class Engine:
         wanted = self.request.poolings if layer in self.request.layers else ()
         pools = {pooling: pooler(pooling, self.request.skip_first) for pooling in wanted}
         by_batch: dict[str, list[Tensor]] = {pooling: [] for pooling in wanted}
+        running.states.begin(layer)
         for number, calls in enumerate(running.calls):
             hidden = _call(block, running.states.get(number), calls[layer], layer)
             for pooling, pool in pools.items():

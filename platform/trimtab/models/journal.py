@@ -1,7 +1,7 @@
 """What makes a long run resumable at a layer boundary: a folder, and what is written there when.
 
-After each block: the hidden states (see `states`), the pooled rows of that layer, and last the
-progress file, which names the layer and the identity of what is being run. A restart of the same
+After each block the pooled rows of that layer; after each, or each few, the hidden states (see
+`states`), and last the progress file, which names the layer and the identity of what is being run. A restart of the same
 prompts, request and model takes up the next layer, and reads none of the earlier blocks. Another
 identity starts over. When the deepest layer is done the states are deleted; the pooled rows stay,
 so that asking again costs nothing, until the folder is deleted by whoever named it.
@@ -32,6 +32,9 @@ class Resume(NamedTuple):
     """For this run alone; its states take twice the bytes of all hidden states."""
     model: str
     """All that tells one model from another here: its revision, dtype, precision, threads."""
+    every: int = 1
+    """Blocks between two savings of the hidden states: what a restart repeats at most. Saving after
+    each block of a large model would write more than its weights."""
 
 
 class Progress(Config):
@@ -42,19 +45,26 @@ class Progress(Config):
     token_budget: int
     """The budget that fitted; another one gives other batches."""
     layer: int
-    """The last one finished."""
+    """The last one that can be gone on from."""
+    states: int
+    """Which of the two files holds the states after it."""
 
 
 class Journal:
     """A run's folder."""
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, every: int = 1) -> None:
         """Opens the folder.
+
+        Args:
+            folder: the run's.
+            identity: content hash of what is run.
+            every: blocks between two savings of the hidden states.
 
         Raises:
             OutputError: it cannot be made or written.
         """
-        self.folder, self.identity = writable_folder(folder), identity
+        self.folder, self.identity, self.every = writable_folder(folder), identity, every
 
     def progress(self) -> Progress | None:
         """How far this very run came earlier, if it did."""
@@ -76,8 +86,8 @@ class Journal:
         """The hidden states on the disk."""
         return StateFiles(self.folder, shapes, dtype)
 
-    def finish(self, layer: int, token_budget: int, rows: Rows) -> None:
-        """A layer is done: its pooled rows, then the progress file.
+    def keep(self, layer: int, rows: Rows) -> None:
+        """Writes the pooled rows of a layer.
 
         Raises:
             OutputError: the disk is full, or cannot be written.
@@ -85,7 +95,16 @@ class Journal:
         if rows:
             with finished_file(self._pooled(layer)) as temporary:
                 save_file(rows, temporary)
-        progress = Progress(identity=self.identity, token_budget=token_budget, layer=layer)
+
+    def reach(self, layer: int, token_budget: int, states: int) -> None:
+        """A run can be gone on from after this layer: its states and rows are there.
+
+        Raises:
+            OutputError: the disk is full, or cannot be written.
+        """
+        progress = Progress(
+            identity=self.identity, token_budget=token_budget, layer=layer, states=states
+        )
         write_json(self._progress, progress.model_dump())
 
     def rows(self, layers: Sequence[int]) -> Mapping[int, Rows]:

@@ -40,9 +40,14 @@ class StateFiles:
         self._files = [FileIO(os.open(p, os.O_RDWR | os.O_CREAT, 0o644), "r+") for p in self._paths]
         self._finished = 0  # so that what is embedded, "after layer -1", is written to the other
 
-    def resume(self, layer: int) -> None:
-        """Takes up the states after a layer that was finished earlier."""
-        self._finished = layer % 2
+    @property
+    def finished(self) -> int:
+        """Which of the two holds the states after the last block that was ended."""
+        return self._finished
+
+    def resume(self, finished: int) -> None:
+        """Takes up what an earlier run left, in the file that it named."""
+        self._finished = finished
 
     def read(self, number: int) -> Tensor:
         """A batch's states after the last finished block, on the CPU."""
@@ -96,16 +101,20 @@ class StateFiles:
 class States:
     """The hidden states of all batches, by the batch's number."""
 
-    def __init__(self, keep: Keep, device: torch.device, files: StateFiles | None) -> None:
+    def __init__(
+        self, keep: Keep, device: torch.device, files: StateFiles | None, every: int = 1
+    ) -> None:
         """Takes no memory yet.
 
         Args:
             keep: where they stay; not `auto`.
             device: where blocks compute.
             files: written as well where the run can be resumed; what `disk` reads from.
+            every: blocks between two savings; `disk` saves after each.
         """
         assert keep != "auto", "decided before"
-        self.keep, self.device, self.files = keep, device, files
+        self.keep, self.device, self.files, self.every = keep, device, files, every
+        self._saving = False
         self._kept: dict[int, Tensor] = {}
 
     def get(self, number: int) -> Tensor:
@@ -119,9 +128,19 @@ class States:
         there = torch.empty(hidden.shape, dtype=hidden.dtype, device=self.device)
         return there.copy_(hidden, non_blocking=True)
 
+    def begin(self, layer: int) -> None:
+        """Begins a block; -1 is the embedding, from which nothing is resumed."""
+        due = self.keep == "disk" or (layer >= 0 and (layer + 1) % self.every == 0)
+        self._saving = self.files is not None and due
+
+    @property
+    def saved_in(self) -> int | None:
+        """The file in which the last block's states are whole; None if they were not saved."""
+        return self.files.finished if self.files is not None and self._saving else None
+
     def put(self, number: int, hidden: Tensor) -> None:
         """Keeps a batch's states in the place of those before."""
-        if self.files is not None:
+        if self.files is not None and self._saving:
             self.files.write(number, hidden)
         kept = self._kept.get(number)
         if self.keep == "disk":
@@ -137,13 +156,13 @@ class States:
 
     def turn(self) -> None:
         """Ends a block."""
-        if self.files is not None:
+        if self.files is not None and self._saving:
             self.files.turn()
 
-    def resume(self, layer: int) -> None:
-        """Takes up the states after a layer that an earlier run finished."""
+    def resume(self, finished: int) -> None:
+        """Takes up the states that an earlier run left in one of the two files."""
         assert self.files is not None, "a run without a folder is not resumed"
-        self.files.resume(layer)
+        self.files.resume(finished)
         if self.keep == "disk":
             return
         for number in range(len(self.files.shapes)):

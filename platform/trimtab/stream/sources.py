@@ -4,7 +4,7 @@ Both give float32 rows of the kept dtype's precision, so that a measure computed
 same bits.
 """
 
-import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -23,8 +23,6 @@ from trimtab.models.plan import ModelPlan
 from trimtab.models.streamed import open_streamed
 from trimtab.store.reader import open_store
 from trimtab.stream.blocks import Block
-
-log = logging.getLogger(__name__)
 
 Pooled = dict[int, Float[np.ndarray, "rows d_model"]]
 """By layer."""
@@ -75,7 +73,6 @@ class ModelSource:
         """The engine over the model, which is loaded at the first call."""
         if self._engine is None:
             torch.set_num_threads(self.threads)
-            keep_freed_memory()
             self._engine = self._streamed() if self.streams else self._resident()
             self._engine.token_budget = min(self._engine.token_budget, self.placement.token_budget)
         return self._engine
@@ -86,6 +83,7 @@ class ModelSource:
         return self.placement.source == "streamed"
 
     def _resident(self) -> Engine:
+        keep_freed_memory()
         loaded = load(self.spec)
         self.held = loaded.held.bytes
         return Engine(loaded.decoder, self.request, loaded.decoder.device)
@@ -104,7 +102,7 @@ class ModelSource:
         """
         prompts = [prompt for block in blocks for prompt in block.prompts]
         parts = [len(block.prompts) for block in blocks]
-        resume = Resume(scratch, self._name) if scratch else None
+        resume = Resume(scratch, self._name, self._every) if scratch else None
         found = self.engine.extract(prompts, resume, parts)
         pooled = {layer: x for (_, layer), x in found.pooled.items()}
         return Computed(self._by_block(pooled, parts), found.num_tokens, found.token_budget)
@@ -112,6 +110,13 @@ class ModelSource:
     @property
     def _name(self) -> str:
         return content_hash([self.spec.model_dump(mode="json"), str(self.dtype), self.threads])
+
+    @property
+    def _every(self) -> int:
+        """Blocks between two savings of the states, so that a quarter of what is read is written."""
+        p = self.placement
+        read = p.read_bytes / (p.replicas * p.passes)
+        return max(1, math.ceil(4 * p.hidden_state_bytes * (len(self.request.layers)) / read))
 
     def _by_block(self, pooled: dict[int, Tensor], parts: list[int]) -> Iterator[dict[int, Tensor]]:
         start = 0
