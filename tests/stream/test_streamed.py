@@ -21,7 +21,13 @@ from trimtab.store.writer import Writer
 from trimtab.stream.blocks import Block, to_tables
 from trimtab.stream.config import DiagnoseConfig, ExtractJob, WorkerConfig
 from trimtab.stream.diagnose import Outcome, diagnose
-from trimtab.stream.extract import SCRATCH, ExtractBlocks, calls_of, source_for
+from trimtab.stream.extract import (
+    SCRATCH,
+    ExtractBlocks,
+    calls_of,
+    extract_to_store,
+    source_for,
+)
 from trimtab.stream.scenarios import read
 from trimtab.stream.tasks import Task, task
 
@@ -146,3 +152,30 @@ def test_a_model_that_fits_nowhere_is_refused_before_ray_is_started(
     config.out.mkdir()
     with pytest.raises(ModelError, match="must fit the host's"):
         task(config.models[0], read(config.data, config.out), config, CPU._replace(host_bytes=9))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_ray_is_asked_for_exactly_what_the_plan_says(
+    monkeypatch: pytest.MonkeyPatch, configure: Configure, plain_config: DiagnoseConfig
+) -> None:
+    config = configure(models=plain_config.models)
+    todo = planned(config)
+    placement = todo.placement._replace(gpus_per_replica=0.25, replicas=3)
+    asked: dict[str, Any] = {}
+
+    def map_batches(*_: object, **arguments: object) -> None:
+        asked.update(arguments)
+        raise InterruptedError
+
+    monkeypatch.setattr("ray.data.Dataset.map_batches", map_batches)
+    writer = Writer(config.out / "activations", todo.identity, ("mean",))
+    source = source_for(todo.spec, todo.request, config, placement)
+    with pytest.raises(InterruptedError):
+        extract_to_store(todo.plan, writer, source, config, {})
+    assert asked["num_gpus"] == 0.25
+    assert asked["compute"].max_size == 3
+    said = config.model_copy(update={"workers": WorkerConfig(replicas=2)})
+    with pytest.raises(InterruptedError):
+        extract_to_store(todo.plan, writer, source, said, {})
+    assert asked["compute"].max_size == 2

@@ -101,8 +101,8 @@ def place(
 def _check(question: Question, name: str) -> None:
     if question.precision in RESIDENT_ONLY and question.source == "streamed":
         raise ModelError(
-            f"Weights in {question.precision} are held and do not stream, but {name} was asked for "
-            "so. Leave out `source: streamed`, or stream the published checkpoint, exact and of any "
+            f"Weights in {question.precision} are held and do not stream, but {name} was asked for in "
+            "both ways. Leave out `source: streamed`, or stream the published checkpoint, exact and of any "
             "size, without `precision: nf4`."
         )
     cards, machine = question.num_gpus, question.machine
