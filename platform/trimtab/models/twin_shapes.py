@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from trimtab.models.registry import KnownModel
+from trimtab.models.registry import KnownModel, Shape
 
 VOCABULARY: Final = 1_024
 """Rows of every twin's embedding; as in the originals, a few more than the tokenizer uses."""
@@ -25,40 +25,19 @@ LENGTH: Final = 2_048
 """Longest input."""
 
 
-class Shape(NamedTuple):
-    """Sizes of a family's twins."""
-
-    num_layers: int
-    """Decoder blocks."""
-    d_model: int
-    """Width of the residual stream."""
-    d_mlp: int
-    """Width inside a feed-forward layer, or inside one expert."""
-    num_heads: int
-    """Attention heads."""
-    num_kv_heads: int
-    """Key-value heads; heads per key-value head are the original's."""
-    head_dim: int
-    """Width of a head."""
-    num_experts: int = 0
-    """Experts of a layer; 0 if the feed-forward layer is dense."""
-    top_k: int = 0
-    """Experts of a token."""
-    tied: bool = False
-    """Whether the head is the embedding."""
-
-
 SHAPES: Final[dict[str, Shape]] = {
-    "Qwen3-0.6B": Shape(4, 64, 192, 8, 4, 16, tied=True),
-    "Qwen3-4B": Shape(5, 128, 512, 12, 3, 16, tied=True),
-    "Qwen3-8B": Shape(5, 128, 384, 8, 2, 16),
-    "Qwen3-14B": Shape(5, 192, 640, 10, 2, 16),
-    "Qwen3-32B": Shape(7, 192, 960, 16, 2, 16),
-    "Qwen3-235B-A22B": Shape(8, 128, 64, 32, 2, 8, num_experts=16, top_k=4),
-    "Llama-3.1-8B": Shape(4, 128, 448, 8, 2, 16),
-    "Llama-4-Scout": Shape(6, 128, 128, 10, 2, 16, num_experts=16, top_k=1),
-    "gpt-oss-20b": Shape(4, 128, 128, 16, 2, 8, num_experts=16, top_k=4),
-    "gpt-oss-120b": Shape(6, 128, 128, 16, 2, 8, num_experts=32, top_k=4),
+    "Qwen3-0.6B": Shape("qwen3", 4, 64, 192, 8, 4, 16, VOCABULARY, tied=True),
+    "Qwen3-4B": Shape("qwen3", 5, 128, 512, 12, 3, 16, VOCABULARY, tied=True),
+    "Qwen3-8B": Shape("qwen3", 5, 128, 384, 8, 2, 16, VOCABULARY),
+    "Qwen3-14B": Shape("qwen3", 5, 192, 640, 10, 2, 16, VOCABULARY),
+    "Qwen3-32B": Shape("qwen3", 7, 192, 960, 16, 2, 16, VOCABULARY),
+    "Qwen3-235B-A22B": Shape(
+        "qwen3_moe", 8, 128, 64, 32, 2, 8, VOCABULARY, num_experts=16, top_k=4
+    ),
+    "Llama-3.1-8B": Shape("llama", 4, 128, 448, 8, 2, 16, VOCABULARY),
+    "Llama-4-Scout": Shape("llama4", 6, 128, 128, 10, 2, 16, VOCABULARY, num_experts=16, top_k=1),
+    "gpt-oss-20b": Shape("gpt_oss", 4, 128, 128, 16, 2, 8, VOCABULARY, num_experts=16, top_k=4),
+    "gpt-oss-120b": Shape("gpt_oss", 6, 128, 128, 16, 2, 8, VOCABULARY, num_experts=32, top_k=4),
 }
 """By the registry's family."""
 
