@@ -2,17 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from enum import StrEnum
-from itertools import compress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from trimtab.cli.console import ERR, OUT, echo_json
-from trimtab.cli.run import AllRows, AsJson
+from trimtab.cli.plan_tables import run_table, weights_table
+from trimtab.cli.run import AllRows, AsJson, Precisions
 from trimtab.cli.seam import USER_ERROR
 
 if TYPE_CHECKING:
@@ -21,38 +18,14 @@ if TYPE_CHECKING:
 
 _ALL = "all"
 _GB = 1e9
-_MINUTE, _HOUR = 60, 3_600
-_COLUMNS = (
-    "Model",
-    "Params\nB",
-    " In",
-    "Size\nGB",
-    " Blocks",
-    "GPUs",
-    "Need\nGB",
-    "x",
-    "Read",
-    "Compute",
-    "Time",
-    "Store\nGB",
-)
-_DETAILS = ("Read", "Compute", "Store\nGB")
-"""Left out on a terminal narrower than `_WIDE`."""
-_WIDE = 100
 _NOTE = (
-    "GPUs and Need: of one copy, with 10 % to spare; x: copies side by side. Read: checkpoints, at "
+    "B: 1e9 parameters. Batch: activations of one batch; States: hidden states of a block of prompts "
+    "(both, and more, from 100 columns on; all of it with --json). GPUs and Need: of one copy, with 10 % to spare; x: copies side by side. Read: checkpoints, at "
     "{read:g} GB/s a node. Compute: at {rate}. A resident model reads, then computes; a streamed one "
     "does both at once. Resident or streamed gives the same bits; NF4 is not exact."
 )
 _GPU_RATE = "{share:.0%} of the card's stated rate, which is assumed and not measured"
 _CPU_RATE = "a rate measured on one core of another machine, times the cores"
-
-
-class Precision(StrEnum):
-    """How weights are held."""
-
-    published = "published"
-    nf4 = "nf4"
 
 
 def plan(
@@ -79,8 +52,8 @@ def plan(
     ] = None,
     all_rows: AllRows = False,
     precision: Annotated[
-        Precision, typer.Option(help="As published (exact), or 4 bits.")
-    ] = Precision.published,
+        Precisions, typer.Option(help="As published (exact), or 4 bits.")
+    ] = Precisions.published,
     token_budget: Annotated[
         int | None,
         typer.Option(help="Most tokens in a batch.", show_default="16384; CPU: 1024", min=1),
@@ -208,7 +181,9 @@ def _print(found: Sequence["Planned"], machine: "Machine", texts: "Texts") -> No
     count = f"{tokens[0]:,}" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,}"
     title = f"{machine.name}, one model after another: {texts.prompts:,} prompts, {count} tokens"
     OUT.print(Text(title, style="bold"))
-    OUT.print(_table(found))
+    OUT.print(weights_table(found))
+    OUT.print()
+    OUT.print(run_table(found))
     rate = _GPU_RATE.format(share=COMPUTE_EFFICIENCY) if machine.gpu else _CPU_RATE
     OUT.print(Text(_NOTE.format(read=machine.read_rate / _GB, rate=rate), style="dim"))
     notes: dict[str, list[str]] = {}
@@ -219,66 +194,3 @@ def _print(found: Sequence["Planned"], machine: "Machine", texts: "Texts") -> No
             notes.setdefault(one.plan.why, []).append(one.spec.label)
     for why, labels in notes.items():
         OUT.print(Text.assemble((f"\n{', '.join(labels)}: ", "bold"), why))
-
-
-def _table(found: Sequence["Planned"]) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-        header_style="bold",
-        show_footer=True,
-    )
-    plans = [one.plan for one in found if one.plan]
-    footer = {
-        "Model": f"{len(plans)} models" if len(plans) != 1 else "1 model",
-        "Read": _time(sum((p.seconds_read for p in plans), 0.0)),
-        "Compute": _time(sum((p.seconds_compute for p in plans), 0.0)),
-        "Time": _time(sum((p.seconds for p in plans), 0.0)),
-        "Store\nGB": _size(sum(p.store_bytes for p in plans)),
-    }
-    shown = [OUT.width >= _WIDE or name not in _DETAILS for name in _COLUMNS]
-    for name in compress(_COLUMNS, shown):
-        side = "left" if name in ("Model", " In", " Blocks") else "right"
-        table.add_column(name, footer.get(name, ""), justify=side, no_wrap=True)
-    for one in found:
-        row = compress(_row(one), shown)
-        table.add_row(*map(Text, row), style="red" if one.plan is None else None)
-    return table
-
-
-def _row(one: "Planned") -> list[str]:
-    head = [one.spec.label, f"{one.weights.parameters / _GB:.1f}"]
-    p = one.plan
-    if p is None:
-        held = one.spec.precision if one.spec.precision == "nf4" else one.weights.published
-        return [*head, f" {held}", _size(one.weights.parts.bytes_in(held)), " none fits"]
-    return [
-        *head,
-        f" {p.precision}",
-        _size(one.weights.parts.bytes_in(p.precision)),
-        f" {p.source}",
-        _share(p.gpus_per_replica),
-        _size(p.needed_bytes),
-        str(p.replicas),
-        _time(p.seconds_read),
-        _time(p.seconds_compute),
-        _time(p.seconds),
-        _size(p.store_bytes),
-    ]
-
-
-def _share(gpus: float) -> str:
-    if gpus == 0:
-        return "CPU"
-    return f"{gpus:g}" if gpus >= 1 else f"1/{round(1 / gpus)}"
-
-
-def _size(size: int) -> str:
-    return f"{size / _GB:,.1f}" if size < 100 * _GB else f"{size / _GB:,.0f}"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 2 * _MINUTE:
-        return f"{seconds:.0f} s"
-    return f"{seconds / _MINUTE:.0f} min" if seconds < 2 * _HOUR else f"{seconds / _HOUR:.1f} h"
