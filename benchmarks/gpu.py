@@ -177,7 +177,7 @@ def left(device: torch.device) -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {"python": platform.python_version(), "trimtab": trimtab.__version__}
-    found |= {package: version(package) for package in PACKAGES}
+    found |= {package: version(package) for package in PACKAGES} | {"torch": torch.__version__}
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         found |= {

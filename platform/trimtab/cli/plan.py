@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _ALL = "all"
 _GB = 1e9
 _NOTE = (
-    "B: 1e9 parameters. Batch: activations of one batch; States: hidden states of a block of prompts "
+    "B: 1e9 parameters. Batch: activations of one batch; State: hidden states of a block of prompts "
     "(both, and more, from 100 columns on; all of it with --json). GPUs and Need: of one copy, with 10 % to spare; x: copies side by side. Read: checkpoints, at "
     "{read:g} GB/s a node. Compute: at {rate}. A resident model reads, then computes; a streamed one "
     "does both at once. Resident or streamed gives the same bits; NF4 is not exact."

@@ -38,14 +38,14 @@ _WEIGHTS = (
     " Expert\nB",
     " Embed\nB",
     " Other\nB",
-    "  bf16\nGB",
+    " bf16\nGB",
     "  NF4\nGB",
     " MXFP4\nGB",
     " 8-bit\nGB",
     " Batch\nGB",
-    " States\nGB",
+    " State\nGB",
 )
-_WEIGHTS_DETAILS = (" Embed\nB", " Other\nB", " Batch\nGB", " States\nGB")
+_WEIGHTS_DETAILS = (" Embed\nB", " Other\nB", " Batch\nGB", " State\nGB")
 
 
 def weights_table(found: Sequence["Planned"]) -> Table:
