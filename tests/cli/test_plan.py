@@ -59,19 +59,7 @@ def test_the_table_fits_100_columns_and_ends_in_totals(
     assert max(len(line.rstrip()) for line in lines) <= 100
     assert not any("…" in line for line in lines)
     weighs, big = [line for line in lines if line.startswith("Qwen3-235B-A22B ")]
-    assert weighs.split() == [
-        "Qwen3-235B-A22B",
-        "6.70",
-        "227.1",
-        "1.24",
-        "0.05",
-        "470",
-        "123",
-        "137",
-        "236",
-        "4.7",
-        "1.6",
-    ]
+    assert weighs.split()[1:9] == ["6.70", "227.1", "1.24", "0.05", "470", "123", "137", "236"]
     assert big.split()[:6] == ["Qwen3-235B-A22B", "235.1", "nf4", "123", "resident", "2"]
     _, oss = [line for line in lines if line.startswith("gpt-oss-120b ")]
     assert oss.split()[:6] == ["gpt-oss-120b", "116.8", "mxfp4", "65.2", "resident", "1"]

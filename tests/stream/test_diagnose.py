@@ -100,6 +100,9 @@ def test_a_store_a_second_pass_and_more_workers_give_the_same_bits(
     second = only(diagnose(configure(store=False, out=tmp_path / "second")))
     many = only(diagnose(configure(workers=WorkerConfig(replicas=2), out=tmp_path / "many")))
     assert numbers(first) == numbers(second) == numbers(many)
+    held = {name: value for name, value in first.costs.items() if name.startswith("held_bytes/")}
+    assert held["held_bytes/float32"] > 0
+    assert held.items() <= second.costs.items()
     assert not (tmp_path / "second" / "activations").exists()
 
 

@@ -1,7 +1,7 @@
 """The glue of folds, on Ray."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -46,6 +46,7 @@ class Drawn:
     """Rows that are a function of a block's number and nothing else."""
 
     d_model: int = 6
+    held: dict[str, int] = field(default_factory=lambda: {"nf4": 7})
 
     def rows(self, block: Block, layers: Sequence[int]) -> dict[int, np.ndarray]:
         draw = np.random.default_rng(block.number)
@@ -90,6 +91,7 @@ def test_every_row_is_seen_once_in_order_with_one_merge_less_than_blocks(num_blo
     blocks = blocks_of([4] * num_blocks)
     folded = run(blocks, {"seen": Measure(Seen(), SPLITS)})
     assert folded.num_merges == num_blocks - 1
+    assert folded.held == {"nf4": 7}
     for layer in (0, 3):
         assert folded.results[layer]["seen"] == list(range(4 * num_blocks))
 

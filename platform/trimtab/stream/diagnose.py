@@ -25,7 +25,7 @@ from trimtab.stream.blocks import Plan
 from trimtab.stream.config import DiagnoseConfig
 from trimtab.stream.diagnosis import Diagnosis, load_diagnosis
 from trimtab.stream.extract import Stats, source_for
-from trimtab.stream.fold import Measure, Progress, fold, layer_groups
+from trimtab.stream.fold import Folded, Measure, Progress, fold, layer_groups
 from trimtab.stream.machine import known_machine
 from trimtab.stream.measures import (
     bytes_per_layer,
@@ -139,11 +139,11 @@ def _diagnose_one(
         return finished
     source, stats = _source(todo, scenarios, config, report)
     made = open_store(source.path).manifest.provenance if isinstance(source, StoreSource) else {}
-    results = _measure(todo, source, config, report)
+    results, held = _measure(todo, source, config, report)
     found = Diagnosis(
         card=todo.card,
         layers={layer: layer_result(config, named) for layer, named in sorted(results.items())},
-        costs=_costs(todo.plan, stats, made),
+        costs=_costs(todo.plan, stats, made.get("held_bytes", held)),
         provenance=_provenance(todo, scenarios, config)
         | {"block_source": made.get("block_source", todo.placement.source)},
         folder=writable_folder(folder),
@@ -165,8 +165,8 @@ def _source(
 
 def _measure(
     todo: Task, source: Source, config: DiagnoseConfig, report: Report
-) -> dict[int, dict[str, Any]]:
-    """Both passes over all layers, in groups of layers that fit a worker's memory."""
+) -> tuple[dict[int, dict[str, Any]], dict[str, int]]:
+    """Both passes over all layers, in groups that fit a worker's memory; and the bytes it held."""
     per_layer = bytes_per_layer(config, todo.card.d_model, todo.plan.num_rows)
     groups = layer_groups(todo.request.layers, per_layer, config.workers.memory_gb)
     if len(groups) > 1:
@@ -176,6 +176,7 @@ def _measure(
             per_layer / 1e9,
             len(groups[0]),
         )
+    held: dict[str, int] = {}
     results: dict[int, dict[str, Any]] = {layer: {} for layer in todo.request.layers}
     for group in groups:
         part = f" (layers {group[0]} to {group[-1]})" if len(groups) > 1 else ""
@@ -187,9 +188,10 @@ def _measure(
             if any(measures.values()):
                 stage = f"{todo.card.label}: {name}{part}"
                 found = _pass(todo, source, measures, config, _told(report, stage, todo.plan))
-                for layer, named in found.items():
+                held = found.held
+                for layer, named in found.results.items():
                     results[layer] |= named
-    return results
+    return results, held
 
 
 def _pass(
@@ -198,20 +200,19 @@ def _pass(
     measures: dict[int, dict[str, Measure]],
     config: DiagnoseConfig,
     progress: Progress,
-) -> dict[int, dict[str, Any]]:
+) -> Folded:
     if not config.store:
         only = todo.request.model_copy(update={"layers": tuple(measures)})
         source = source_for(todo.spec, only, config, todo.placement)
-    held = finish_bytes(config, todo.plan.num_rows)
-    folded = fold(todo.plan.blocks, source, measures, config.workers, held, progress)
-    return folded.results
+    at_once = finish_bytes(config, todo.plan.num_rows)
+    return fold(todo.plan.blocks, source, measures, config.workers, at_once, progress)
 
 
 def _told(report: Report, stage: str, plan: Plan) -> Progress:
     return lambda done: report(stage, done, len(plan.blocks))
 
 
-def _costs(plan: Plan, stats: Stats | None, made: Mapping[str, Any]) -> dict[str, float]:
+def _costs(plan: Plan, stats: Stats | None, held: Mapping[str, int]) -> dict[str, float]:
     costs = {
         "extract/rows": float(plan.num_rows),
         "extract/prompts": float(plan.num_prompts),
@@ -220,7 +221,6 @@ def _costs(plan: Plan, stats: Stats | None, made: Mapping[str, Any]) -> dict[str
     if stats is not None and stats.seconds > 0:
         costs["extract/seconds"] = stats.seconds
         costs["extract/tokens_per_second"] = stats.tokens / stats.seconds
-    held = made.get("held_bytes", {})
     costs |= {f"held_bytes/{precision}": float(size) for precision, size in held.items()}
     if held:
         costs["held_bytes/total"] = float(sum(held.values()))

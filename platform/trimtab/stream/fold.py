@@ -7,6 +7,7 @@ else, so the result is the same bits for any number of workers. `Dataset.aggrega
 rows in one place first.
 """
 
+import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
@@ -51,6 +52,8 @@ class Folded(NamedTuple):
     """Finished statistics by layer and name."""
     num_merges: int
     """Merges of the tree: one less than blocks."""
+    held: dict[str, int]
+    """Bytes of weights that the worker of the first block holds, by precision; a store holds none."""
 
 
 def fold(
@@ -78,7 +81,10 @@ def fold(
     with task_errors():
         shared = ray.put(measures)
         tree = _Tree(shared)
+        held: Any = None
         for done, ref in enumerate(_partial_states(blocks, source, measures, workers), 1):
+            if done == 1:
+                held = ray.remote(held_in).remote(ref)
             tree.add(ref)
             progress(done)
         root = tree.root()
@@ -86,7 +92,8 @@ def fold(
         finish = ray.remote(finish_layer).options(memory=memory)
         finished = {layer: finish.remote(measures[layer], layer, root) for layer in measures}
         results = {layer: ray.get(ref) for layer, ref in finished.items()}
-    return Folded(results, tree.num_merges)
+        weights: dict[str, int] = cast(Any, ray.get(held))
+    return Folded(results, tree.num_merges, weights)
 
 
 def _partial_states(
@@ -130,7 +137,8 @@ class FoldBlocks:
         """One row: which block, how many (1), and a pickled state per layer."""
         (block,) = from_batch(batch)
         pooled = self.source.rows(block, list(self.measures))
-        row: dict[str, list[Any]] = {"first": [block.number], "count": [1]}
+        held = json.dumps(self.source.held)
+        row: dict[str, list[Any]] = {"first": [block.number], "count": [1], "held": [held]}
         for layer, named in self.measures.items():
             rows = Rows(pooled.pop(layer), block.labels)
             states = {name: _partial(measure, rows) for name, measure in named.items()}
@@ -183,6 +191,11 @@ def merge_tables(measures: Measures, left: pa.Table, right: pa.Table) -> pa.Tabl
         states = {name: measure.fold.merge(a[name], b[name]) for name, measure in named.items()}
         merged[_column(layer)] = [pickle.dumps(states, protocol=5)]
     return pa.table(merged)
+
+
+def held_in(table: pa.Table) -> dict[str, int]:
+    """What the worker that made these states holds, in a task: the states stay where they are."""
+    return json.loads(table["held"][0].as_py())
 
 
 def finish_layer(named: Mapping[str, Measure], layer: int, root: pa.Table) -> dict[str, Any]:

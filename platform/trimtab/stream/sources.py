@@ -32,6 +32,9 @@ Pooled = dict[int, Float[np.ndarray, "rows d_model"]]
 class Source(Protocol):
     """Gives the pooled rows of a block."""
 
+    held: dict[str, int]
+    """Bytes of weights in the worker's memory, by precision."""
+
     def rows(self, block: Block, layers: Sequence[int]) -> Pooled:
         """One row per scenario of the block, for each layer."""
         ...
@@ -135,6 +138,7 @@ class StoreSource:
 
     def __init__(self, path: Path, pooling: str) -> None:
         self.path, self.pooling = path, pooling
+        self.held: dict[str, int] = {}
 
     def rows(self, block: Block, layers: Sequence[int]) -> Pooled:
         """See `Source`."""
