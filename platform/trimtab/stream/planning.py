@@ -1,8 +1,8 @@
 """`trimtab plan`: what each model would take, from its configuration and the texts, no weight read.
 
 Tokens are counted by a model's own tokenizer where this machine has it. Where it has not, a word is
-worth 1.4 tokens: the 17,646 prompts of our development file have 8.6 words and, by the tokenizers
-of the 23, about 12 tokens.
+worth 1.4 tokens: the 17,646 prompts of our development file have 8.6 words (counted), and a prompt
+about 12 tokens (the design's figure; the tokenizers of the 23 were not to be had to count them).
 """
 
 import tempfile
