@@ -168,10 +168,11 @@ def test_a_killed_training_leaves_nothing_finished_and_goes_on(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt):
         train(ROWS, SHORT, tmp_path, kill)
     (home,) = tmp_path.iterdir()
-    assert [path.name for path in home.iterdir()] == ["base"]
+    finished = {path.name for path in home.iterdir()}
+    assert finished in ({"base"}, {"base", "guard"})  # guard runs beside instruct, and may be done
     trained = set()
     resumed = train(ROWS, SHORT, tmp_path, lambda variant, *_: trained.add(variant))
-    assert trained == {"instruct", "guard"}
+    assert trained == set(VARIANTS) - finished
     whole = train(ROWS, SHORT, tmp_path / "whole")
     for variant in VARIANTS:
         name = "model.safetensors"
