@@ -6,6 +6,9 @@
     |-- ModelError          a model folder or id, its tokenizer, its architecture
     |-- ActivationError     a value that came out of a model: NaN or infinite
     |-- StoreError          an activation store: unfinished, damaged, of another identity
+    |-- CoderError          a sparse autoencoder's folder, or one that does not fit its model
+    |-- TrainingError       a training that cannot go on: its loss is not a number
+    |-- JudgeError          a judge that cannot be asked, or an endpoint that does not answer
     |-- TrackError          the MLflow server or file
     `-- OutputError         a folder that cannot be written
 
@@ -36,6 +39,18 @@ class ActivationError(TrimtabError):
 
 class StoreError(TrimtabError):
     """An activation store that cannot be read as finished and intact."""
+
+
+class CoderError(TrimtabError):
+    """A sparse autoencoder that cannot be read, or that belongs to another model."""
+
+
+class TrainingError(TrimtabError):
+    """A training that cannot go on."""
+
+
+class JudgeError(TrimtabError):
+    """A judge that cannot be asked."""
 
 
 class TrackError(TrimtabError):

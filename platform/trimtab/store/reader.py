@@ -9,8 +9,10 @@ share a prompt; the mapped prompts themselves stay in the page cache.
 """
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -38,6 +40,17 @@ class StoredRows(NamedTuple):
     """Positions in the scenario table."""
     scenario_ids: list[str]
     """The scenarios, in the order of `x`."""
+
+
+class MappedShard(NamedTuple):
+    """One shard, memory-mapped: nothing is read until it is touched."""
+
+    prompts: dict[int, Float[Tensor, "prompts d_model"]]
+    """By layer: pooled block outputs, raw, in the dtype they were extracted in. Read only."""
+    prompt_of_row: Int[np.ndarray, " n"]
+    """For each scenario, its prompt."""
+    row_index: Int[np.ndarray, " n"]
+    """For each scenario, its position in the scenario table."""
 
 
 class ActivationStore:
@@ -68,18 +81,24 @@ class ActivationStore:
         Raises:
             StoreError: the layer, pooling or block is not kept, or the shard is damaged.
         """
-        self._require("layer", layer, self.layers)
-        self._require("pooling", pooling, self.poolings)
-        self._require("block", block, self.blocks)
-        path = shard_path(self.path, pooling, block)
-        try:
-            with safe_open(path, "pt") as shard:
-                prompts = shard.get_tensor(layer_tensor(layer))
-                x = prompts.index_select(0, shard.get_tensor(PROMPT_OF_ROW))
-                row_index = shard.get_tensor(ROW_INDEX).numpy().copy()
-                return StoredRows(x, row_index, json.loads(shard.metadata()[SCENARIO_IDS]))
-        except (SafetensorError, OSError) as error:
-            raise StoreError(_mend(f"{path} cannot be read ({error})")) from error
+        with self._opened(pooling, block, (layer,)) as shard:
+            prompts = shard.get_tensor(layer_tensor(layer))
+            x = prompts.index_select(0, shard.get_tensor(PROMPT_OF_ROW))
+            row_index = shard.get_tensor(ROW_INDEX).numpy().copy()
+            return StoredRows(x, row_index, json.loads(shard.metadata()[SCENARIO_IDS]))
+
+    def mapped(self, pooling: str, block: int, layers: Sequence[int]) -> MappedShard:
+        """One block's shard as it lies on disk, without a copy.
+
+        Raises:
+            StoreError: the layer, pooling or block is not kept, or the shard is damaged.
+        """
+        with self._opened(pooling, block, layers) as shard:
+            return MappedShard(
+                {layer: shard.get_tensor(layer_tensor(layer)) for layer in layers},
+                shard.get_tensor(PROMPT_OF_ROW).numpy().copy(),
+                shard.get_tensor(ROW_INDEX).numpy().copy(),
+            )
 
     def verify(self) -> None:
         """Recomputes every shard's checksum.
@@ -94,6 +113,19 @@ class ActivationStore:
         ]
         if damaged:
             raise StoreError(_mend(f"wrong checksum: {', '.join(damaged)}"))
+
+    @contextmanager
+    def _opened(self, pooling: str, block: int, layers: Sequence[int]) -> Iterator[Any]:
+        for layer in layers:
+            self._require("layer", layer, self.layers)
+        self._require("pooling", pooling, self.poolings)
+        self._require("block", block, self.blocks)
+        path = shard_path(self.path, pooling, block)
+        try:
+            with safe_open(path, "pt") as shard:
+                yield shard
+        except (SafetensorError, OSError) as error:
+            raise StoreError(_mend(f"{path} cannot be read ({error})")) from error
 
     def _file(self, shard: Shard) -> Path:
         return shard_path(self.path, shard.pooling, shard.block)

@@ -139,6 +139,11 @@ def placement_for(
     )
 
 
+def writer_of(todo: Task, job: ExtractJob) -> Writer:
+    """Where a task's activations are written to."""
+    return Writer(job.out / "activations", todo.identity, (job.extract.pooling,))
+
+
 def fill_store(
     todo: Task, scenarios: Scenarios, job: ExtractJob, report: Report
 ) -> tuple[Path, Stats]:
@@ -148,7 +153,7 @@ def fill_store(
         StoreError: a shard is damaged.
         TrimtabError: what a worker met.
     """
-    writer = Writer(job.out / "activations", todo.identity, (job.extract.pooling,))
+    writer = writer_of(todo, job)
     blocks = len(todo.plan.blocks)
     if writer.finished:
         report(f"{todo.card.label}: activations reused", blocks, blocks)
