@@ -73,9 +73,25 @@ EXTRACTION: Final = (
 PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
 HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
 """Bytes of weights that one worker really held after loading."""
+_QUALITY: Final = (
+    *("mse", "explained_variance", "fvu", "cossim", "l2_norm_in", "l2_norm_out", "l2_ratio"),
+    *("relative_reconstruction_bias", "l0", "l1", "frac_alive", "dead"),
+    *("freq_over_1_percent", "freq_over_10_percent"),
+)
+_RECOVERED: Final = (
+    *("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation", "ce_loss_score"),
+    *("kl_div_with_sae", "kl_div_with_ablation", "kl_div_score"),
+)
+SAE_QUALITY: Final = (
+    *(f"sae/{name}" for name in (*_QUALITY, *_RECOVERED)),
+    *(f"sae/token/{name}" for name in (*_QUALITY, "norm_ratio")),
+)
+"""Of a sparse autoencoder on held-out data, by SAEBench's names: on stored rows, by what it does to
+the model's next tokens, and on the states of single tokens; step = layer."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     EXTRACTION,
     HELD,
+    SAE_QUALITY,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )
