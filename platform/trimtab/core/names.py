@@ -73,8 +73,29 @@ EXTRACTION: Final = (
 PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
 HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
 """Bytes of weights that one worker really held after loading."""
+TRAINING: Final = (
+    *(
+        f"train/{name}"
+        for name in (
+            "loss",
+            "mse",
+            "fvu",
+            "l0",
+            "l1",
+            "dead",
+            "aux",
+            "lambda",
+            "learning_rate",
+            "gradient_norm",
+            "rows_per_second",
+        )
+    ),
+    *(f"validation/{name}" for name in ("mse", "fvu", "l0", "dead")),
+)
+"""Learning curves of a sparse autoencoder; step = optimiser step."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
+    TRAINING,
     EXTRACTION,
     HELD,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
