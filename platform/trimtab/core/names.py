@@ -112,8 +112,29 @@ ALIGNED: Final = (
     *(f"align/latents/{of}" for of in ("trained", "strict")),
 )
 """Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
+TRAINING: Final = (
+    *(
+        f"train/{name}"
+        for name in (
+            "loss",
+            "mse",
+            "fvu",
+            "l0",
+            "l1",
+            "dead",
+            "aux",
+            "lambda",
+            "learning_rate",
+            "gradient_norm",
+            "rows_per_second",
+        )
+    ),
+    *(f"validation/{name}" for name in ("mse", "fvu", "l0", "dead")),
+)
+"""Learning curves of a sparse autoencoder; step = optimiser step."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
+    TRAINING,
     EXTRACTION,
     HELD,
     SAE_QUALITY,
