@@ -73,6 +73,45 @@ EXTRACTION: Final = (
 PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
 HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
 """Bytes of weights that one worker really held after loading."""
+_QUALITY: Final = (
+    *("mse", "explained_variance", "fvu", "cossim", "l2_norm_in", "l2_norm_out", "l2_ratio"),
+    *("relative_reconstruction_bias", "l0", "l1", "frac_alive", "dead"),
+    *("freq_over_1_percent", "freq_over_10_percent"),
+)
+_RECOVERED: Final = (
+    *("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation", "ce_loss_score"),
+    *("kl_div_with_sae", "kl_div_with_ablation", "kl_div_score"),
+)
+SAE_QUALITY: Final = (
+    *(f"sae/{name}" for name in (*_QUALITY, *_RECOVERED)),
+    *(f"sae/token/{name}" for name in (*_QUALITY, "norm_ratio")),
+)
+"""Of a sparse autoencoder on held-out data, by SAEBench's names: on stored rows, by what it does to
+the model's next tokens, and on the states of single tokens; step = layer."""
+LATENT_SCORES: Final = (
+    *("weak", "monosemantic", "polysemantic", "dead", "strict", "strongest"),
+    *(f"prototypicality/{of}" for of in ("mean", *POLES)),
+    *(f"pair_cosine/{of}" for of in ("mean", *FOUNDATIONS)),
+    "rows",
+)
+LATENTS: Final = (
+    *(f"latents/{name}" for name in LATENT_SCORES),
+    *(
+        f"latents/{c}/{of}"
+        for c in ("chance", "low", "high", "p")
+        for of in ("monosemantic", "above")
+    ),
+    *(f"latents/significant/{pole}" for pole in POLES),
+)
+"""Of an autoencoder's moral latents on the rows that identify them; step = layer."""
+ALIGN_TERMS: Final = ("reconstruction", "sparsity", "align", "polarity", "prototype", "mono")
+ALIGN_STAGES: Final = ("before", "after", "change", "reidentified")
+ALIGNED: Final = (
+    *(f"align/{stage}/{name}" for stage in ALIGN_STAGES for name in (*LATENT_SCORES, "mse", "fvu")),
+    *(f"align/{of}/{term}" for of in ("train", "validation") for term in ("loss", *ALIGN_TERMS)),
+    *(f"align/latents/{of}" for of in ("trained", "strict")),
+)
+"""Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
 TRAINING: Final = (
     *(
         f"train/{name}"
@@ -93,26 +132,13 @@ TRAINING: Final = (
     *(f"validation/{name}" for name in ("mse", "fvu", "l0", "dead")),
 )
 """Learning curves of a sparse autoencoder; step = optimiser step."""
-_QUALITY: Final = (
-    *("mse", "explained_variance", "fvu", "cossim", "l2_norm_in", "l2_norm_out", "l2_ratio"),
-    *("relative_reconstruction_bias", "l0", "l1", "frac_alive", "dead"),
-    *("freq_over_1_percent", "freq_over_10_percent"),
-)
-_RECOVERED: Final = (
-    *("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation", "ce_loss_score"),
-    *("kl_div_with_sae", "kl_div_with_ablation", "kl_div_score"),
-)
-SAE_QUALITY: Final = (
-    *(f"sae/{name}" for name in (*_QUALITY, *_RECOVERED)),
-    *(f"sae/token/{name}" for name in (*_QUALITY, "norm_ratio")),
-)
-"""Of a sparse autoencoder on held-out data, by SAEBench's names: on stored rows, by what it does to
-the model's next tokens, and on the states of single tokens; step = layer."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     TRAINING,
     EXTRACTION,
     HELD,
     SAE_QUALITY,
+    LATENTS,
+    ALIGNED,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )
