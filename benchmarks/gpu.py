@@ -10,6 +10,7 @@ Cases, each with everything freed after it:
 - gpt-oss-120b: experts in MXFP4, unpacked when they are read
 - layer-major: Qwen3-32B streamed from host memory through a card that cannot hold it; where it
   could, its memory is capped to half the checkpoint, and the table says so
+- sae-topk, sae-relu: a training step of an autoencoder of 65,536 latents over 4,096 dimensions
 
 To run it on a rented card: a checkout, and in any Python from 3.11 with a torch for that card
 
@@ -37,8 +38,9 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import gpu_sae
 import numpy as np
 import torch
 from gpu_cases import Setup, held_model, layer_major, matrix_rate, reset_peak
@@ -71,9 +73,14 @@ CASES: dict[str, Callable[[Setup, dict[str, Shape]], dict[str, Any]]] = {
     "qwen3-235b-nf4": lambda setup, shapes: held_model(setup, shapes["qwen3_moe"], "nf4"),
     "gpt-oss-120b": lambda setup, shapes: held_model(setup, shapes["gpt_oss"], "mxfp4"),
     "layer-major": lambda setup, shapes: layer_major(setup, shapes["streamed"]),
+    "sae-topk": lambda setup, _: train_step("topk", setup),
+    "sae-relu": lambda setup, _: train_step("relu", setup),
 }
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "pydantic", "jaxtyping", "bitsandbytes", "triton")  # fmt: skip
 COLUMNS = ("case", "held in", "layers", "held GB", "peak GB", "tokens/s", "of the matrix rate", "bare blocks", "over padded")  # fmt: skip
+
+
+SAE_COLUMNS = ("case", "batch", "steps/s", "rows/s", "steps/s from the host", "of the bound", "products ms", "entries ms", "optimiser ms", "copy GB/s", "peak GB")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder=options.folder,
         room=options.room and 1e9 * options.room,
         capped=not options.toy,
+        coder=gpu_sae.TOY if options.toy else gpu_sae.PAPER,
     )
     shapes = pick_shapes(options)
     for name in options.cases:
@@ -159,6 +167,10 @@ def draw_lengths(count: int) -> list[int]:
     return np.resize(np.random.default_rng(0).permutation(lengths), count).tolist()
 
 
+def train_step(kind: Literal["topk", "relu"], setup: Setup) -> dict[str, Any]:
+    return gpu_sae.train_step(kind, setup.coder, setup.device, setup.rate)
+
+
 def attempt(name: str, setup: Setup, shapes: dict[str, Shape]) -> dict[str, Any]:
     """A case's findings, or its error."""
     try:
@@ -203,7 +215,8 @@ def report(found: dict[str, Any]) -> Iterator[str]:
     rate, size = found["matrix"]["operations_per_second"], found["matrix"]["size"]
     yield f"\nmatrix rate {rate / 1e12:.1f} TFLOP/s (bf16, {size} x {size})\n"
     cases = found["cases"]
-    done = {name: case for name, case in cases.items() if "error" not in case}
+    whole = {name: case for name, case in cases.items() if "error" not in case}
+    done = {name: case for name, case in whole.items() if "tokens" in case}
     if done:
         yield f"| {' | '.join(COLUMNS)} |"
         yield f"|{'---|' * len(COLUMNS)}"
@@ -212,6 +225,14 @@ def report(found: dict[str, Any]) -> Iterator[str]:
         yield ""
         for name, case in done.items():
             yield f"{name}: {details(case)}"
+    coders = {name: case for name, case in whole.items() if "kind" in case}
+    if coders:
+        size = next(iter(coders.values()))
+        yield f"\ntraining step, {size['d_model']:,} x {size['width']:,}, k {size['k']}\n"
+        yield f"| {' | '.join(SAE_COLUMNS)} |"
+        yield f"|{'---|' * len(SAE_COLUMNS)}"
+        for name, case in coders.items():
+            yield f"| {' | '.join(coder_row(name, case))} |"
     for name, case in cases.items():
         if "error" in case:
             yield f"{name} FAILED: {case['error']}"
@@ -228,6 +249,19 @@ def row(name: str, case: dict[str, Any]) -> Iterator[str]:
     yield f"{case['share_of_matrix_rate']:.1%}"
     yield f"{case['bound']['share_of_matrix_rate']:.1%}" if "bound" in case else "-"
     yield f"{case['over_padded']:.1f} x" if "over_padded" in case else "-"
+
+
+def coder_row(name: str, case: dict[str, Any]) -> Iterator[str]:
+    yield name
+    yield f"{case['batch']:,}"
+    yield f"{case['steps_per_second']:.1f}"
+    yield f"{case['rows_per_second']:,.0f}"
+    yield f"{case['host_steps_per_second']:.1f}"
+    yield f"{case['share_of_bound']:.0%}"
+    for part in ("products", "entries", "optimiser"):
+        yield f"{1e3 * case['bound_seconds'][part]:.2f}"
+    yield f"{case['bytes_per_second'] / 1e9:,.0f}"
+    yield gigabytes(case["peak_bytes"])
 
 
 def details(case: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gpu_models import Made, Precision, configuration, make, write_checkpoint
+from gpu_sae import TOY, CoderSize
 from torch import Tensor, nn
 
 from trimtab.core.errors import ModelError
@@ -59,6 +60,8 @@ class Setup(NamedTuple):
     """Bytes that it and the pooled rows may take; None is what is free."""
     capped: bool
     """Whether the card's memory is capped where a model that streams would fit."""
+    coder: CoderSize = TOY
+    """The autoencoder that is trained."""
 
 
 def matrix_rate(device: torch.device, size: int) -> dict[str, Any]:

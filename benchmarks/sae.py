@@ -13,8 +13,11 @@ rate measured between the rounds: float32's for exact gradients, and bfloat16's 
 a selection in bfloat16. The error is the fraction of variance unexplained on held-out rows after
 the same number of steps.
 
+The case `store` is about trials, not steps (`sae_store.py`): eight over one store, and eight that
+each extract for themselves.
+
 The rows are sparse sums of random directions of uneven frequency, with noise and a mean. A full run
-takes seven minutes on two cores and 6 GB. Quick look:
+takes nine minutes on two cores and 6 GB. Quick look:
 
     python benchmarks/sae.py --rounds 1 --steps 2 --warm-up 1 --cases small
 
@@ -35,6 +38,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sae_store
 import torch
 from sae_worker import SIDES, Setting
 from safetensors.torch import save_file
@@ -74,14 +78,15 @@ CASES = {
     "toy": Case(16, 64, 4, 32, 3, {("ours-bf16", "ours"): 0.0}),
 }  # fmt: skip
 ERROR_GOAL = 1.01
+STORE = "store"
+DEFAULT = ["small", "large", STORE]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
     found: dict[str, Any] = {"machine": machine(options), "cases": {}}
     for name in options.cases:
-        case = CASES[name]._replace(**({"steps": options.steps} if options.steps else {}))
-        found["cases"][name] = run(case, options)
+        found["cases"][name] = measure(name, options)
         print("\n".join(report(name, found["cases"][name])), file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps(found, indent=2))
@@ -93,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cases", nargs="+", default=["small", "large"], choices=list(CASES))
+    parser.add_argument("--cases", nargs="+", default=DEFAULT, choices=[*CASES, STORE])
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, help="of a round (20 small, 6 large)")
@@ -107,6 +112,14 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if set(options.sides) - set(OURS) and not options.python.exists():
         parser.error(f"there is no {options.python}: run `make interop`, or give --sides {OURS}")
     return options
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    if name == STORE:
+        torch.set_num_threads(options.threads)
+        return sae_store.compare()
+    case = CASES[name]
+    return run(case._replace(steps=options.steps or case.steps), options)
 
 
 def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -204,8 +217,9 @@ def structured_rows(setting: Setting, num: int, generator: torch.Generator) -> T
         size = 1 + torch.rand(drawn.shape, generator=generator)
         parts.append((drawn < frequency) * size @ directions)
     x = torch.cat(parts)[:num]
+    x -= x.mean(0)
     x += NOISE * x.std() * torch.randn(x.shape, generator=generator)
-    return (x - x.mean(0)) / x.std() + torch.randn(setting.d_model, generator=generator)
+    return x / x.std() + torch.randn(setting.d_model, generator=generator)
 
 
 def summary(
@@ -266,6 +280,9 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 
 def report(name: str, case: dict[str, Any]) -> Iterator[str]:
     """The lines of a case, a table in Markdown among them."""
+    if name == STORE:
+        yield from sae_store.report(case)
+        return
     rate = case["rate"]
     yield (
         f"\n{name}: {case['d_model']:,} x {case['width']:,}, k {case['k']}, batch "

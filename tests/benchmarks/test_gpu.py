@@ -62,7 +62,14 @@ def test_all_cases_run_at_toy_size_without_ray_and_mlflow_and_polars() -> None:
     assert found["matrix"]["operations_per_second"] > 0
     assert list(found["cases"]) == [
         "qwen3-8b", "qwen3-8b-nf4", "qwen3-235b-nf4", "gpt-oss-120b", "layer-major",
+        "sae-topk", "sae-relu",
     ]  # fmt: skip
+    coders = [found["cases"].pop(name) for name in ("sae-topk", "sae-relu")]
+    for coder in coders:
+        assert coder["rows_per_second"] == pytest.approx(32 * coder["steps_per_second"])
+        bound = sum(coder["bound_seconds"].values()) / coder["seconds"]
+        assert coder["share_of_bound"] == pytest.approx(bound)
+        assert coder["host_steps_per_second"] > 0
     for case in found["cases"].values():
         assert case["prompts"] == 64
         assert 64 * 3 <= case["tokens"] <= 64 * 29
@@ -84,6 +91,24 @@ def test_one_failing_case_is_reported_and_the_others_go_on(
     assert code == 1
     assert "layer-major FAILED: FileNotFoundError" in shown
     assert "| qwen3-8b | bf16 | 2 |" in shown
+
+
+def test_the_bound_of_a_training_step_is_its_products_and_its_bytes(bench: ModuleType) -> None:
+    size = bench.gpu_sae.CoderSize(d_model=8, width=100, k=4, batch=10, batches=2)
+    topk = bench.gpu_sae.bound_seconds("topk", size, rate=1e3, bandwidth=1e3)
+    relu = bench.gpu_sae.bound_seconds("relu", size, rate=1e3, bandwidth=1e3)
+    assert topk == {"products": 16.0, "entries": 40 * 4 * 8 * 4 / 1e3, "optimiser": 44.8}
+    assert relu == {"products": 80.0, "entries": 0.0, "optimiser": 44.8}
+
+
+def test_a_training_step_has_a_table_of_its_own(
+    bench: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(["--device", "cpu", "--toy", "--cases", "sae-topk"]) == 0
+    shown = capsys.readouterr().out
+    assert "training step, 64 x 256, k 4" in shown
+    assert "| sae-topk | 32 |" in shown
+    assert "tokens/s" not in shown
 
 
 @NO_CUDA
