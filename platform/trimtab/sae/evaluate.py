@@ -169,17 +169,26 @@ def quality(sae: Sae, rows: LayerRows, layer: int, batch: int = BATCH) -> Qualit
     Raises:
         CoderError: the coder is of another width than the rows.
     """
-    if sae.d_model != rows.d_model:
-        raise CoderError(
-            f"A sparse autoencoder must be as wide as the activations it reads, but it has "
-            f"d_model {sae.d_model} and those of layer {layer} have {rows.d_model}. Give the one "
-            "that was trained on this model."
-        )
+    check_width(sae, rows.d_model, layer)
     fold = QualityFold(sae)
     state = fold.zero()
     for which in _batches(len(rows), batch):
         state = fold.seen(state, rows.gather(layer, which).to(sae.center.device))
     return fold.finish(state)
+
+
+def check_width(sae: Sae, d_model: int, layer: int) -> None:
+    """Refuses a coder of another width than a layer's activations.
+
+    Raises:
+        CoderError: names both.
+    """
+    if sae.d_model != d_model:
+        raise CoderError(
+            f"A sparse autoencoder must be as wide as the activations it reads, but it has "
+            f"d_model {sae.d_model} and those of layer {layer} have {d_model}. Give the one that "
+            "was trained on this model."
+        )
 
 
 def _batches(num_rows: int, batch: int) -> Iterator[Int[np.ndarray, " b"]]:
