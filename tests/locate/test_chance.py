@@ -14,10 +14,10 @@ def test_rows_of_a_prompt_move_together_to_a_prompt_of_the_same_length() -> None
     for order in shuffled_orders(PROMPT, 50, Seed(0).numpy()):
         assert sorted(order) == list(range(len(PROMPT)))
         for prompt in np.unique(PROMPT):
-            rows = np.flatnonzero(PROMPT == prompt)
+            rows = np.flatnonzero(prompt == PROMPT)
             sources = PROMPT[order[rows]]
             assert len(set(sources)) == 1
-            assert (PROMPT == sources[0]).sum() == len(rows)
+            assert (sources[0] == PROMPT).sum() == len(rows)
 
 
 def test_only_a_prompt_without_an_equal_keeps_its_labels() -> None:
@@ -49,7 +49,7 @@ def test_a_share_is_compared_with_its_shuffles() -> None:
 
 
 def test_p_values_count_the_shuffled_of_latents_about_as_active() -> None:
-    r = np.array([[0.5] * 10, [0.1] * 10, [0.5] * 10, [np.nan] * 10])
+    r = np.array([[0.5] * 10, [0.05] * 10, [0.5] * 10, [np.nan] * 10])
     shuffled = np.zeros((9, 4, 10))
     shuffled[:, :2] = np.linspace(-0.4, 0.4, 9)[:, None, None]
     shuffled[:, 2] = 0.6

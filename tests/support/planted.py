@@ -42,11 +42,12 @@ def planted_data(n: int = 400, seed: int = 0, noise: float = 0.1) -> Data:
 
 
 def planted_sae(kind: Kind = "relu", width: int = 24, seed: int = 0, k: int = 8) -> Sae:
-    """Latent i < 10 reads dimension i; the others read random directions; one is dead."""
+    """Latent i < 10 reads dimension i; the others read noise; the last is dead."""
     draw = torch.Generator().manual_seed(seed)
     sae = Sae(CoderConfig(kind=kind, width=width, k=k), 16)
     directions = torch.randn(width, 16, generator=draw)
     directions[:NUM_POLES] = torch.eye(NUM_POLES, 16)
+    directions[NUM_POLES:, :NUM_POLES] = 0.0
     directions /= directions.norm(dim=1, keepdim=True)
     with torch.no_grad():
         sae.W_enc.copy_(directions)

@@ -73,6 +73,26 @@ EXTRACTION: Final = (
 PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
 HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
 """Bytes of weights that one worker really held after loading."""
+TRAINING: Final = (
+    *(
+        f"train/{name}"
+        for name in (
+            "loss",
+            "mse",
+            "fvu",
+            "l0",
+            "l1",
+            "dead",
+            "aux",
+            "lambda",
+            "learning_rate",
+            "gradient_norm",
+            "rows_per_second",
+        )
+    ),
+    *(f"validation/{name}" for name in ("mse", "fvu", "l0", "dead")),
+)
+"""Learning curves of a sparse autoencoder; step = optimiser step."""
 _QUALITY: Final = (
     *("mse", "explained_variance", "fvu", "cossim", "l2_norm_in", "l2_norm_out", "l2_ratio"),
     *("relative_reconstruction_bias", "l0", "l1", "frac_alive", "dead"),
@@ -112,26 +132,6 @@ ALIGNED: Final = (
     *(f"align/latents/{of}" for of in ("trained", "strict")),
 )
 """Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
-TRAINING: Final = (
-    *(
-        f"train/{name}"
-        for name in (
-            "loss",
-            "mse",
-            "fvu",
-            "l0",
-            "l1",
-            "dead",
-            "aux",
-            "lambda",
-            "learning_rate",
-            "gradient_norm",
-            "rows_per_second",
-        )
-    ),
-    *(f"validation/{name}" for name in ("mse", "fvu", "l0", "dead")),
-)
-"""Learning curves of a sparse autoencoder; step = optimiser step."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     TRAINING,
