@@ -187,10 +187,10 @@ class MlflowTracker:
         experiment: str,
         run_name: str,
         uri: str,
+        run_id: str = "",
         *,
         tags: Mapping[str, str] | None = None,
         parent: str = "",
-        run_id: str = "",
     ) -> None:
         """Names the run; it is created when the tracker is entered.
 
@@ -198,9 +198,9 @@ class MlflowTracker:
             experiment: one that `prepare_store` was given.
             run_name: what the UI shows.
             uri: what `prepare_store` returned.
+            run_id: of a run that was begun before, to be gone on with.
             tags: set in the call that creates the run, so that it can be found from then on.
             parent: the id of the run that this one is shown below.
-            run_id: a run that is there already and is opened again instead.
         """
         self._experiment = experiment
         self._run_name = run_name
@@ -241,7 +241,7 @@ class MlflowTracker:
             source=json.dumps({"uri": source}),
             profile=json.dumps(dict(profile)),
         )
-        context = [ml.InputTag("mlflow.data.context", "diagnose")]
+        context = [ml.InputTag("mlflow.data.context", self._experiment.rpartition("/")[2])]
         with _translated(self._uri):
             self._client.log_inputs(self.run_id, [ml.DatasetInput(dataset, context)])
 
