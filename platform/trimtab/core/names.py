@@ -108,12 +108,52 @@ JUDGE: Final = tuple(
     )
 )
 """What an endpoint was asked by one process, and what it cost."""
+SWEEP: Final = tuple(f"sweep/{kind}" for kind in ("finished", "stopped", "failed", "killed"))
+"""Trials of a sweep by how they ended, in its parent run."""
+TRAINING: Final = (
+    *(
+        f"train/{name}"
+        for name in (
+            "loss",
+            "mse",
+            "fvu",
+            "l0",
+            "l1",
+            "dead",
+            "aux",
+            "lambda",
+            "learning_rate",
+            "gradient_norm",
+            "rows_per_second",
+        )
+    ),
+    *(f"validation/{name}" for name in ("mse", "fvu", "l0", "dead")),
+)
+"""Learning curves of a sparse autoencoder; step = optimiser step."""
+_QUALITY: Final = (
+    *("mse", "explained_variance", "fvu", "cossim", "l2_norm_in", "l2_norm_out", "l2_ratio"),
+    *("relative_reconstruction_bias", "l0", "l1", "frac_alive", "dead"),
+    *("freq_over_1_percent", "freq_over_10_percent"),
+)
+_RECOVERED: Final = (
+    *("ce_loss_without_sae", "ce_loss_with_sae", "ce_loss_with_ablation", "ce_loss_score"),
+    *("kl_div_with_sae", "kl_div_with_ablation", "kl_div_score"),
+)
+SAE_QUALITY: Final = (
+    *(f"sae/{name}" for name in (*_QUALITY, *_RECOVERED)),
+    *(f"sae/token/{name}" for name in (*_QUALITY, "norm_ratio")),
+)
+"""Of a sparse autoencoder on held-out data, by SAEBench's names: on stored rows, by what it does to
+the model's next tokens, and on the states of single tokens; step = layer."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     EVALUATION,
     FLUENCY,
     JUDGE,
+    TRAINING,
     EXTRACTION,
     HELD,
+    SWEEP,
+    SAE_QUALITY,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )
