@@ -136,6 +136,7 @@ def test_a_projected_gradient_is_at_right_angles_to_every_decoder_row(
     settings = config("batchtopk")
     sae = random_sae(settings)
     topk_step(batch(torch.float64), sae, settings, Workspace(), None)
+    assert sae.W_dec.grad is not None
     along = (sae.W_dec.grad * sae.W_dec.detach()).sum(1)
     assert float(along.abs().max()) < 1e-15
     assert sae.W_dec.grad.any()

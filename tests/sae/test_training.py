@@ -226,7 +226,8 @@ def test_a_step_of_the_studys_recipe_is_its_formula(
     norm = torch.stack([w.grad.norm() for w in weights]).norm()
     optimiser = torch.optim.AdamW(weights, lr=1e-4 * 1 / 5, weight_decay=0.0)
     for weight in weights:
-        weight.grad *= min(1.0, 1.0 / float(norm))
+        assert weight.grad is not None
+        weight.grad.mul_(min(1.0, 1.0 / float(norm)))
     for weight, name in zip(weights, ("W_enc", "b_enc", "W_dec", "b_dec"), strict=True):
         torch.testing.assert_close(grads[name], weight.grad, rtol=1e-4, atol=1e-8)
     optimiser.step()
@@ -261,10 +262,14 @@ def test_lambda_moves_once_an_epoch_towards_the_target(config: Configure, rows: 
     assert fixed.layers[0].penalty == 1e-3
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("relu", 1e-2), ("jumprelu", 3e-2)])
-def test_a_target_l0_is_reached(config: Configure, rows: Draw, kind: Kind, rate: float) -> None:
-    fields = {"learning_rate": rate, "penalty": 1e-2, "batch_size": 50, "report_steps": 1000}
-    x = from_tensors({0: rows(200)})
+@pytest.mark.parametrize(
+    ("kind", "rate", "penalty"), [("relu", 1e-2, 1e-2), ("jumprelu", 3e-2, 1e-3)]
+)
+def test_a_target_l0_is_reached(
+    config: Configure, rows: Draw, kind: Kind, rate: float, penalty: float
+) -> None:
+    fields = {"learning_rate": rate, "penalty": penalty, "batch_size": 50, "report_steps": 1000}
+    x = from_tensors({0: rows(400)})
     training = trainer(config(kind, target_l0=4.0, epochs=60.0, **fields), x, x)
     assert last(training).metrics[0]["validation/l0"] == pytest.approx(4.0, rel=0.2)
 
@@ -290,18 +295,18 @@ def test_a_stop_rule_needs_rows_to_look_at(config: Configure, rows: Draw) -> Non
 def test_latents_that_never_win_are_dead_unless_they_are_revived(
     config: Configure, rows: Draw, revived: bool
 ) -> None:
-    x = from_tensors({0: rows(200)})
+    x = from_tensors({0: rows(400)})
     fields = {"batch_size": 50, "report_steps": 1000, "warmup_epochs": 0.0}
-    first = trainer(config(epochs=8.0, **fields), x)
+    first = trainer(config(epochs=10.0, **fields), x)
     last(first)
     start = first.saes[0]
     with torch.no_grad():
         start.W_enc[:16] *= 0.1
         start.b_enc[:16] *= 0.1
-    aux = {"dead_after_rows": 200, "aux_coefficient": 1 / 32 if revived else 0.0}
+    aux = {"dead_after_rows": 400, "aux_coefficient": 1 / 32 if revived else 0.0}
     training = trainer(config(epochs=10.0, **fields, **aux), x, start={0: start})
     metrics = last(training).metrics[0]
-    assert (metrics["train/dead"] < 0.15) is revived
+    assert (metrics["train/dead"] < 0.2) is revived
     assert (metrics["train/aux"] > 0) is revived
 
 

@@ -11,6 +11,7 @@ Cost: each epoch moves every row over the network once; the buffer holds its bat
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -87,16 +88,15 @@ class RayBatches:
     def chunks(self, layer: int) -> Iterator[Float[Tensor, "_ d_model"]]:
         """Every row of a layer once, shard after shard."""
         data = self._read(self._held.blocks, (layer,))
-        for batch in data.iter_batches(batch_size=self._batch_size, batch_format="numpy"):
+        for batch in data.iter_torch_batches(batch_size=self._batch_size):
             yield _float(batch[X])[:, 0]
 
     def epoch(self, number: int, start: int) -> Iterator[dict[int, Tensor]]:
         """The batches of one epoch without those of its first `start` rows."""
         seed = self._seed.child(f"epoch-{number}")
         blocks = seed.child("shards").numpy().permutation(self._held.blocks).tolist()
-        batches = self._read(blocks, self._layers).iter_batches(
+        batches = self._read(blocks, self._layers).iter_torch_batches(
             batch_size=self._batch_size,
-            batch_format="numpy",
             local_shuffle_buffer_size=BUFFER_BATCHES * self._batch_size,
             local_shuffle_seed=seed.child("rows").value % 2**32,
         )
@@ -109,9 +109,8 @@ class RayBatches:
             [{"block": block} for block in blocks], override_num_blocks=len(blocks)
         )
         data.context.execution_options.preserve_order = True
-        return data.map_batches(
-            shard_rows, batch_size=1, fn_kwargs={**self._source, "layers": layers}
-        )
+        read = partial(shard_rows, **self._source, layers=layers)
+        return data.map_batches(read, batch_size=1, batch_format="numpy")
 
 
 def describe(store: Path, pooling: str, layers: Sequence[int]) -> Described:
@@ -142,6 +141,5 @@ def shard_rows(
         yield {X: (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()}
 
 
-def _float(x: np.ndarray) -> Float[Tensor, "rows layers d_model"]:
-    found = torch.tensor(x)
-    return (found.view(torch.bfloat16) if found.dtype == torch.int16 else found).float()
+def _float(x: Tensor) -> Float[Tensor, "rows layers d_model"]:
+    return (x.view(torch.bfloat16) if x.dtype == torch.int16 else x).float()
