@@ -57,7 +57,7 @@ def entries_of(pre: Float[Tensor, "n width"], k: int, *, batch_wide: bool) -> En
 
 
 def _group_size(width: int, k: int) -> int:
-    """The power of two nearest below sqrt(width / k) x 1.4 that divides the width."""
+    """A power of two that divides the width, at most sqrt(2 width / k): k groups or more."""
     group = 1
     while width % (2 * group) == 0 and (2 * group) ** 2 * k <= 2 * width:
         group *= 2
@@ -65,8 +65,7 @@ def _group_size(width: int, k: int) -> int:
 
 
 def _above(flat: Tensor, num: int) -> Tensor | None:
-    """Positions of at least `num` numbers that hold the `num` largest; None where a sample of the
-    numbers does not tell."""
+    """Positions that hold the `num` largest numbers; None where a sample does not tell."""
     sample = flat[::STRIDE]
     rank = ROOM * num // STRIDE
     if rank < 1 or rank >= len(sample):
