@@ -50,6 +50,7 @@ _KINDS: Final[dict[str, Kind]] = {
     "jumprelu": "jumprelu",
 }
 _OLDEST: Final = 6
+_CHUNK: Final = 4096
 _ONLY: Final = {"normalize_activations": "none", "reshape_activations": "none"}
 _SMALLEST_NORM: Final = 1e-8
 _THRESHOLDS: Final[dict[Kind, str]] = {"batchtopk": "topk_threshold", "jumprelu": "threshold"}
@@ -76,8 +77,9 @@ def folded_biases(sae: Sae) -> tuple[Float[Tensor, " width"], Float[Tensor, " d_
     """
     center = sae.center.detach().cpu().double()
     b_dec = (sae.b_dec.detach().cpu().double() + center).float()
-    shift = sae.W_enc.detach().cpu().double() @ (b_dec.double() - center)
-    return (sae.b_enc.detach().cpu().double() + shift).float(), b_dec
+    away = b_dec.double() - center
+    parts = [part.cpu().double() @ away for part in sae.W_enc.detach().split(_CHUNK)]
+    return (sae.b_enc.detach().cpu().double() + torch.cat(parts)).float(), b_dec
 
 
 def _settings(sae: Sae, about: About) -> dict[str, Any]:
