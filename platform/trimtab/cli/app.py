@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from trimtab import __version__
 from trimtab.cli import data, look, moral, plan, run, train, twins, weights
+from trimtab.cli import data, look, plan, run, sweep, train, twins, weights
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -63,6 +64,7 @@ for command in (
     train.train,
     moral.locate,
     moral.align,
+    sweep.sweep,
     look.models,
     plan.plan,
     weights.quantize,
