@@ -8,6 +8,7 @@ import logging
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from trimtab.core.errors import CoderError, ConfigError, DataError
@@ -15,7 +16,7 @@ from trimtab.core.files import writable_folder
 from trimtab.core.rows import SPLITS
 from trimtab.locate.folds import Data
 from trimtab.models.loading import ModelCard, ModelConfig, describe
-from trimtab.sae.about import About
+from trimtab.sae.about import About, Loaded
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import load_sae
 from trimtab.sae.rows import stored_rows
@@ -122,6 +123,18 @@ def opened(job: MoralJob, report: Report) -> Opened:
             *(job.sae, loaded.about.pooling, job.extract.pooling),
         )
     found = activations(spec, _from_a_store_that_has(layer, spec, job), report)
+    return beside(loaded, layer, found, job, device)
+
+
+def beside(
+    loaded: Loaded, layer: int, found: Activations, job: MoralJob, device: torch.device
+) -> Opened:
+    """An autoencoder that is known to fit, with the rows of a store that is there.
+
+    Raises:
+        StoreError: the layer is not extracted, or a shard is damaged.
+        DataError: a split that is needed has no rows.
+    """
     rows = stored_rows(found.store, job.extract.pooling, (layer,), len(found.labels))
     data = Data(rows, layer, found.labels, prompts_of(found))
     for code, name in enumerate(SPLITS):
