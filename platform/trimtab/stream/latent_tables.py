@@ -50,7 +50,7 @@ def scenario_table(
     A dimension that no latent follows above the threshold has no rows.
 
     Args:
-        most: scenarios of each latent; one on which it is silent is left out.
+        most: scenarios of each latent, each action once; one on which it is silent is left out.
     """
     data = opened.data.of_split(VALIDATION)
     best = [(d, of[0]) for d, of in enumerate(located.sets.dimensions) if len(of)]
@@ -59,7 +59,9 @@ def scenario_table(
     table = opened.found.scenarios.table.filter(pl.col("split") == SPLITS[VALIDATION])
     parts = []
     for (dimension, latent), of in zip(best, z.T, strict=True):
-        order = np.argsort(-of, kind="stable")[:most]
+        order = np.argsort(-of, kind="stable")
+        _, first = np.unique(data.prompt[order], return_index=True)
+        order = order[np.sort(first)][:most]
         order = order[of[order] > 0]
         parts.append(
             table[order.tolist()]
