@@ -61,8 +61,15 @@ def test_all_cases_run_at_toy_size_without_ray_and_mlflow_and_polars() -> None:
     assert found["machine"]["torch"] == torch.__version__
     assert found["matrix"]["operations_per_second"] > 0
     assert list(found["cases"]) == [
-        "qwen3-8b", "qwen3-8b-nf4", "qwen3-235b-nf4", "gpt-oss-120b", "layer-major",
+        "qwen3-8b", "qwen3-8b-nf4", "qwen3-235b-nf4", "gpt-oss-120b", "layer-major", "blend",
     ]  # fmt: skip
+    blend = found["cases"].pop("blend")
+    assert list(blend["kinds"]) == ["relu", "topk"]
+    for one in blend["kinds"].values():
+        assert one["alone_seconds"] > 0
+        assert one["over_share"] == pytest.approx(one["overhead"] / one["share_of_bytes"])
+    relu, topk = (one["bytes"] for one in blend["kinds"].values())
+    assert relu > 1.9 * topk
     for case in found["cases"].values():
         assert case["prompts"] == 64
         assert 64 * 3 <= case["tokens"] <= 64 * 29
