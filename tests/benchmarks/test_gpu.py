@@ -62,7 +62,7 @@ def test_all_cases_run_at_toy_size_without_ray_and_mlflow_and_polars() -> None:
     assert found["matrix"]["operations_per_second"] > 0
     assert list(found["cases"]) == [
         "qwen3-8b", "qwen3-8b-nf4", "qwen3-235b-nf4", "gpt-oss-120b", "layer-major",
-        "sae-topk", "sae-relu",
+        "sae-topk", "sae-relu", "blend",
     ]  # fmt: skip
     coders = [found["cases"].pop(name) for name in ("sae-topk", "sae-relu")]
     for coder in coders:
@@ -70,6 +70,13 @@ def test_all_cases_run_at_toy_size_without_ray_and_mlflow_and_polars() -> None:
         bound = sum(coder["bound_seconds"].values()) / coder["seconds"]
         assert coder["share_of_bound"] == pytest.approx(bound)
         assert coder["host_steps_per_second"] > 0
+    blend = found["cases"].pop("blend")
+    assert list(blend["kinds"]) == ["relu", "topk"]
+    for one in blend["kinds"].values():
+        assert one["alone_seconds"] > 0
+        assert one["over_share"] == pytest.approx(one["overhead"] / one["share_of_bytes"])
+    relu, topk = (one["bytes"] for one in blend["kinds"].values())
+    assert relu > 1.9 * topk
     for case in found["cases"].values():
         assert case["prompts"] == 64
         assert 64 * 3 <= case["tokens"] <= 64 * 29

@@ -17,6 +17,7 @@ from trimtab.evaluation.answers import (
     answer_all,
     ask,
     batches,
+    known,
     share_equal,
     stop_tokens,
 )
@@ -35,7 +36,7 @@ CHAT = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}{%
 
 
 def asked_of(loaded: LoadedModel, decoding: DecodingConfig) -> list[Asked]:
-    return ask(loaded, QUESTIONS, make_arms(), make_materials(), decoding, "org/toy")
+    return ask(known(loaded), QUESTIONS, make_arms(), make_materials(), decoding)
 
 
 def answers(loaded: LoadedModel, decoding: DecodingConfig, rows: int) -> list[Answer]:
@@ -66,7 +67,7 @@ def test_an_answer_is_the_same_alone_and_among_sixteen(name: str, decoding: Deco
 @pytest.mark.parametrize("name", TOYS)
 def test_the_greedy_baseline_is_what_transformers_generates(name: str) -> None:
     loaded = loaded_toy(name)
-    asked = ask(loaded, QUESTIONS, [BASELINE], Materials(), GREEDY)
+    asked = ask(known(loaded), QUESTIONS, [BASELINE], Materials(), GREEDY)
     found = {a.prompt_id: a for a in Speaker(loaded, Materials(), GREEDY).answer(asked[:1])}
     (one,) = found.values()
     ends = sorted(stop_tokens(loaded))
@@ -102,7 +103,7 @@ def test_every_arm_draws_from_a_stream_of_its_own_and_seeds_matter() -> None:
     twins = [Arm(name="a"), Arm(name="b")]
 
     def said(decoding: DecodingConfig) -> list[list[int]]:
-        asked = ask(loaded, QUESTIONS[:1], twins, Materials(), decoding)
+        asked = ask(known(loaded), QUESTIONS[:1], twins, Materials(), decoding)
         return [a.tokens for a in Speaker(loaded, Materials(), decoding).answer(asked)]
 
     first, second = said(SAMPLED)
@@ -113,7 +114,7 @@ def test_every_arm_draws_from_a_stream_of_its_own_and_seeds_matter() -> None:
 
 def test_how_an_answer_ends_is_said() -> None:
     loaded = loaded_toy()
-    (likely,) = ask(loaded, QUESTIONS[:1], [BASELINE], Materials(), GREEDY)
+    (likely,) = ask(known(loaded), QUESTIONS[:1], [BASELINE], Materials(), GREEDY)
     plain = Speaker(loaded, Materials(), GREEDY)
     (long,) = plain.answer([likely])
     assert (long.finish, len(long.tokens)) == ("length", 12)
@@ -202,7 +203,8 @@ def test_another_prompt_setting_or_coder_is_another_key() -> None:
 
     def key(question: Question = QUESTIONS[0], model: str = "m", **fields: object) -> str:
         decoding = GREEDY.model_copy(update=fields)
-        (one,) = ask(loaded, [question], make_arms()[1:2], make_materials(), decoding, model)
+        whom = known(loaded, identity=model)
+        (one,) = ask(whom, [question], make_arms()[1:2], make_materials(), decoding)
         return one.key
 
     others = {key(QUESTIONS[1]), key(model="n"), key(seed=1), key(max_new_tokens=3)}
@@ -232,20 +234,20 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
 def test_an_arm_that_breaks_the_model_is_named() -> None:
     loaded = loaded_toy()
     arm = Arm(name="huge", kind="blend", layer=1, alpha=1e38, coder="plain")
-    asked = ask(loaded, QUESTIONS[:1], [BASELINE, arm], make_materials(), GREEDY)
+    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE, arm], make_materials(), GREEDY)
     with pytest.raises(ActivationError, match=r"prompt one under arm huge. Lower the arm's alpha"):
         Speaker(loaded, make_materials(), GREEDY).answer(asked)
 
 
 def test_two_arms_of_one_name_are_refused() -> None:
     with pytest.raises(ConfigError, match="baseline occur twice"):
-        ask(loaded_toy(), QUESTIONS, [BASELINE, BASELINE], Materials(), GREEDY)
+        ask(known(loaded_toy()), QUESTIONS, [BASELINE, BASELINE], Materials(), GREEDY)
 
 
 def test_a_model_without_a_chat_template_says_which_option_to_set() -> None:
     loaded = loaded_toy()
     with pytest.raises(ModelError, match=r"no chat template .* Set `template: raw`"):
-        ask(loaded, QUESTIONS, [BASELINE], Materials(), DecodingConfig())
+        ask(known(loaded), QUESTIONS, [BASELINE], Materials(), DecodingConfig())
 
 
 def test_a_chat_template_gets_the_system_prompt_and_whether_to_think() -> None:
@@ -260,4 +262,4 @@ def test_a_chat_template_gets_the_system_prompt_and_whether_to_think() -> None:
 
 def test_a_prompt_without_a_token_is_named() -> None:
     with pytest.raises(DataError, match="Prompt 'blank' has no token"):
-        ask(loaded_toy(), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)
+        ask(known(loaded_toy()), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)

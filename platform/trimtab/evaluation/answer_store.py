@@ -78,8 +78,7 @@ class AnswerStore:
             OutputError: the disk is full or the folder cannot be written.
         """
         rows = [answer._asdict() for answer in answers]
-        name = content_hash(sorted(answer.key for answer in answers))
-        with finished_file(self.folder / f"part-{name}.parquet") as temporary:
+        with finished_file(self._part(answer.key for answer in answers)) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), temporary)
 
     def read(self, keys: Iterable[str] | None = None) -> list[Answer]:
@@ -100,6 +99,13 @@ class AnswerStore:
                 "again: it goes on where it stopped."
             )
         return [Answer(**rows[key]) for key in wanted]
+
+    def has_part(self, keys: Iterable[str]) -> bool:
+        """Whether just these answers were written together."""
+        return self._part(keys).is_file()
+
+    def _part(self, keys: Iterable[str]) -> Path:
+        return self.folder / f"part-{content_hash(sorted(keys))}.parquet"
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.parquet"))

@@ -1,11 +1,10 @@
 """Every prompt under every arm: planned, decoded in shared batches, written as they are finished.
 
-    asked = ask(speaker, questions, arms)
-    for batch in batches(asked, rows=64):
-        store.write(speaker.answer(batch))
+    asked = ask(known(loaded), questions, arms, materials, decoding)
+    answer_all(Speaker(loaded, materials, decoding), asked, AnswerStore(folder), rows=64)
 
 An answer is known by a hash of all that made it: the model, the settings, the prompt, the arm with
-its coders' weights. Whoever starts again passes over the answers that are there (`answer_all`).
+its coders' weights. Whoever starts again passes over the answers that are there.
 Batches are cut by the plan alone, prompts of one length and all arms of a prompt side by side, so a
 machine that finds a batch done finds what it would have made.
 
@@ -17,6 +16,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
 from trimtab.core.errors import ConfigError, ModelError
 from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
@@ -25,7 +26,7 @@ from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.generate import Finish, Row, Said, generate
 from trimtab.evaluation.prompts import Question
-from trimtab.models.loading import LoadedModel
+from trimtab.models.loading import LoadedModel, ModelCard
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,33 @@ class Asked(NamedTuple):
 
 
 Batch = list[Asked]
+
+
+class Known(NamedTuple):
+    """What has to be known of a model before anything runs; its weights need not be read."""
+
+    tokenizer: PreTrainedTokenizerBase
+    """Its own."""
+    num_layers: int
+    """Decoder blocks."""
+    d_model: int
+    """Width of the residual stream."""
+    name: str = ""
+    """What coders call it; empty does not compare."""
+    identity: str = ""
+    """Names its weights, tokenizer and precision in keys."""
+
+
+def known(loaded: LoadedModel, name: str = "", identity: str = "") -> Known:
+    """A loaded model; give an identity where answers are kept."""
+    decoder = loaded.decoder
+    return Known(loaded.tokenizer, decoder.num_layers, decoder.d_model, name, identity)
+
+
+def described(card: ModelCard, tokenizer: PreTrainedTokenizerBase) -> Known:
+    """A model by its card alone."""
+    identity = content_hash(card.identity)
+    return Known(tokenizer, card.num_layers, card.d_model, card.id, identity)
 
 
 class Speaker:
@@ -109,20 +137,17 @@ class Speaker:
 
 
 def ask(
-    loaded: LoadedModel,
+    model: Known,
     questions: Sequence[Question],
     arms: Sequence[Arm],
     materials: Materials,
     decoding: DecodingConfig,
-    model: str = "",
 ) -> list[Asked]:
     """Every question to every arm, checked before anything runs.
 
     Args:
-        loaded: the model (its tokenizer and its shape are looked at).
+        model: whom.
         materials: what the arms refer to.
-        model: names the model in keys, and what coders call it; give the card's id and revision
-            where answers are kept.
 
     Raises:
         ConfigError: two arms of one name, or one that the model cannot carry.
@@ -131,14 +156,13 @@ def ask(
         DataError: a question without a token.
     """
     check_names(arms)
-    decoder = loaded.decoder
     for arm in arms:
-        materials.check(arm, decoder.num_layers, decoder.d_model, model)
+        materials.check(arm, model.num_layers, model.d_model, model.name)
     identities = {arm.name: materials.identity(arm) for arm in arms}
-    said = [model, decoding.model_dump(mode="json")]
+    said = [model.identity, decoding.model_dump(mode="json")]
     asked = []
     for question in questions:
-        tokens = prompt_tokens(loaded.tokenizer, question, decoding)
+        tokens = prompt_tokens(model.tokenizer, question, decoding)
         for arm in arms:
             made_by = [*said, question.id, tokens, arm.name, identities[arm.name]]
             asked.append(Asked(content_hash(made_by), question, arm, tokens))
