@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import data, look, moral, plan, run, sweep, train, twins, weights
+from trimtab.cli import compare, data, look, moral, plan, run, sweep, train, twins, weights
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -64,6 +64,7 @@ for command in (
     moral.locate,
     moral.align,
     sweep.sweep,
+    compare.compare,
     look.models,
     plan.plan,
     weights.quantize,
