@@ -25,7 +25,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 
 _SHOWN = 10
 """Trials that the table on the terminal has."""
-_COLUMNS = ("validation/fvu", "sae/fvu", "sae/l0", "sae/dead")
+_COLUMNS = ("sae/fvu", "sae/l0")
 """Scores shown beside the objective, where trials have them."""
 
 
@@ -151,17 +151,16 @@ def _table(config: "SweepConfig", found: "Outcome") -> Any:  # noqa: ANN401 (ric
     for name in settings:
         table.add_column(name.removeprefix(POINT).rpartition(".")[2], justify="right")
     for name in (config.objective.metric, *scores):
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Ended", no_wrap=True)
     for row in rows:
-        ending = (
-            row["ending"]
-            if row["ending"] == "finished"
-            else f"{row['ending']} at {row['share']:.0%}"
-        )
         cells = [_cell(row[name]) for name in (*settings, "objective", *scores)]
-        table.add_row(row[TRIAL], *cells, ending)
+        table.add_row(row[TRIAL], *cells, _ending(row["ending"], row["share"]))
     return table
+
+
+def _ending(ending: str, share: float) -> str:
+    return ending if ending == "finished" else f"{ending} {share:.0%}"
 
 
 def _cell(value: object) -> str:

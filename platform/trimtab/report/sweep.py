@@ -175,7 +175,7 @@ def _scale(values: Sequence[Any]) -> _Scale:
     else:
         even = np.linspace(ends[0], ends[1], 4)
         shown = [float(x) for x in (np.exp(even) if logarithmic else even)]
-    return _Scale([place(v) for v in values], [(place(v), f"{v:.3g}") for v in shown])
+    return _Scale([place(v) for v in values], [(place(v), _said(v)) for v in shown])
 
 
 def _named_scale(values: Sequence[Any]) -> _Scale:
@@ -185,6 +185,10 @@ def _named_scale(values: Sequence[Any]) -> _Scale:
         [names.index(str(value)) / last for value in values],
         [(i / last, name) for i, name in enumerate(names)],
     )
+
+
+def _said(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def _wrapped(label: str) -> str:
