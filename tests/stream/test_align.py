@@ -182,6 +182,9 @@ def test_no_latent_above_the_threshold_is_recorded_and_leaves_the_coder_as_it_wa
     told: dict[str, Any],
 ) -> None:
     strict = LATENTS.model_copy(update={"strong": 0.99})
+    nothing = locate(LocateJob(**told, latents=strict))
+    assert nothing.scenarios.height == 0
+    assert "action" in nothing.scenarios.columns
     found = align(AlignJob(**told, align=ALIGN.model_copy(update={"latents": strict})))
     assert found.result["outcome"].startswith("No latent is above |r| = 0.99; the best value")
     assert found.result["metrics"]["align/latents/trained"] == 0

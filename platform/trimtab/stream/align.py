@@ -184,7 +184,9 @@ def _trained(
     return alignment.result()
 
 
-def about_aligned(found: Opened, job: AlignJob, aligned: Aligned, metrics: dict[str, float]) -> About:
+def about_aligned(
+    found: Opened, job: AlignJob, aligned: Aligned, metrics: dict[str, float]
+) -> About:
     """What the first autoencoder's folder says, and what was done to it."""
     card, about = found.found.card, found.about
     measured = {name: value for name, value in metrics.items() if np.isfinite(value)}
