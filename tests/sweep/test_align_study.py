@@ -32,7 +32,10 @@ def test_the_demos_base_is_a_trial_and_its_objective_is_on_the_curve() -> None:
     ("fields", "says"),
     [
         ({}, "one of `sae` and `train`"),
-        ({"sae": "x", "train": {"coder": {"width": 8}}}, "one of `sae` and `train`"),
+        (
+            {"sae": "x", "train": {"coder": {"kind": "relu", "width": 8}}},
+            "one of `sae` and `train`",
+        ),
         ({"train": {"coder": {"kind": "relu", "width": 8}}}, "`layer` must be given"),
     ],
 )
