@@ -93,7 +93,9 @@ def spread(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description="Alignment on the nursery, over seeds, beside a control."
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="nursery:guard")
     parser.add_argument("--layer", type=int, default=4)
