@@ -16,6 +16,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from trimtab.core.errors import ConfigError, ModelError
@@ -119,6 +120,8 @@ class Speaker:
                     "precision or a device with more memory."
                 ) from error
         log.warning("Out of memory with %d rows: decoding them in two halves.", len(rows))
+        if self.loaded.decoder.device.type == "cuda":
+            torch.cuda.empty_cache()
         half = len(rows) // 2
         return self._generate(rows[:half]) + self._generate(rows[half:])
 

@@ -16,12 +16,12 @@ DESIGN 5 (9); PEERS 3.1 ("steering grid").
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from trimtab.core.errors import ConfigError
 from trimtab.models.blocks import Call, locate_decoder
+from trimtab.models.readout import read_out
 
 
 class Prefix(NamedTuple):
@@ -33,17 +33,6 @@ class Prefix(NamedTuple):
     """Its output."""
     calls: list[Call]
     """For each block of the model, what it is called with."""
-
-
-class _Given(nn.Module):
-    """Stands in for all blocks: gives hidden states that were computed elsewhere."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-    def forward(self, *_args: object, **_kwargs: object) -> Tensor:
-        return self.hidden
 
 
 class Resumable:
@@ -100,16 +89,5 @@ class Resumable:
         return hidden
 
     def logits(self, last: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocabulary"]:
-        """Final norm and head of single positions of the last block's output.
-
-        The model's own forward does it, over a stand-in for its blocks: whatever it does after
-        them (another norm's name, a cap on the logits) is done.
-        """
-        decoder = self.decoder
-        real = getattr(decoder.module, decoder.block_list)
-        tokens = torch.zeros(len(last), 1, dtype=torch.int64, device=decoder.device)
-        setattr(decoder.module, decoder.block_list, nn.ModuleList([_Given(last[:, None])]))
-        try:
-            return self.model(input_ids=tokens, use_cache=False).logits[:, 0]
-        finally:
-            setattr(decoder.module, decoder.block_list, real)
+        """Final norm and head of single positions of the last block's output (`read_out`)."""
+        return read_out(self.model, self.decoder, last)
