@@ -9,13 +9,16 @@ import difflib
 from collections.abc import Sequence
 from inspect import isclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, Final, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trimtab.core.errors import ConfigError
 from trimtab.core.hashing import content_hash
+
+SECRET: Final = "secret"
+"""The `PydanticCustomError` type of a value that must not be quoted in a message."""
 
 
 class Config(BaseModel):
@@ -115,6 +118,8 @@ def _explain(kind: type[Config], problem: dict[str, Any]) -> str:
         return f"`{key}` is not a known key; {hint}"
     if problem["type"] == "missing":
         return f"`{key}` is required"
+    if problem["type"] == SECRET:
+        return f"`{key}`: {problem['msg']}"
     return f"`{key}`: {problem['msg']} (got {problem['input']!r})"
 
 

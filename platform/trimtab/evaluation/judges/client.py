@@ -1,0 +1,269 @@
+"""One OpenAI-compatible endpoint: a message in, a reply out, retried where that can help.
+
+Asked again, with exponential backoff and full jitter: a timeout, a connection that breaks, 429
+(waiting as long as `Retry-After` says), 408, any 5xx, and a body that is not a completion. Not
+asked again: any other 4xx. What is still unanswered then is one failed case, except where the
+endpoint itself is the trouble: it cannot be connected to, refuses the key or the model, or leaves
+`dead_after` cases in a row without an answer. That is a `JudgeError`; what was judged is cached.
+
+The key comes from an environment variable when a request goes out. No message here quotes the
+key, a request or the body of a reply. Cost: nothing but time on the wire.
+"""
+
+import os
+import re
+import threading
+from typing import Annotated, Final
+
+import httpx2
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
+from trimtab.core.config import SECRET, Config
+from trimtab.core.errors import JudgeError
+from trimtab.core.seeds import Seed
+from trimtab.evaluation.judges.cache import Reply
+from trimtab.evaluation.judges.pace import Pace, retry_after
+
+Setting = str | int | float | bool
+
+_REFUSED: Final = {401: "the key", 403: "the key", 404: "the address or the model"}
+_AGAIN: Final = (408, 429)
+_CONNECT_SECONDS: Final = 10.0
+
+
+class EndpointConfig(Config):
+    """Where a judge is, and how it is asked."""
+
+    url: str
+    """The API's base address, like `https://host/v1`; `/chat/completions` is added."""
+    model: str
+    """What the endpoint calls the model."""
+    api_key_env: str = ""
+    """The environment variable that holds the key (its name, never the key); empty for none."""
+    sampling: dict[str, Setting] = Field({"temperature": 0.0, "max_tokens": 1024})
+    """Sent along as it is: temperature, max_tokens, seed, reasoning_effort, ..."""
+    timeout: PositiveFloat = 120.0
+    """Seconds without a byte before an attempt is given up."""
+    num_concurrent: PositiveInt = 8
+    """Requests under way at a time."""
+    requests_per_minute: PositiveFloat | None = None
+    """The rate limit; None for none."""
+    num_attempts: PositiveInt = 6
+    """How often a case is asked before it counts as unanswered."""
+    backoff: NonNegativeFloat = 1.0
+    """Seconds before the second attempt, at most; doubles with each attempt."""
+    longest_wait: PositiveFloat = 60.0
+    """Seconds that a backoff grows to. A longer `Retry-After` ends the run, which resumes."""
+    dead_after: PositiveInt = 8
+    """So many unanswered cases in a row end the run."""
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, url: str) -> str:
+        try:
+            parsed = httpx2.URL(url)
+        except httpx2.InvalidURL as error:
+            raise ValueError(f"must be a web address: {error}") from error
+        if parsed.userinfo or parsed.query:
+            raise PydanticCustomError(
+                SECRET,
+                "must hold no user, password or query, because it is logged; put the key into an "
+                "environment variable and the name of that into `api_key_env`",
+            )
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ValueError("must begin with http:// or https:// and name a host")
+        return url.rstrip("/")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name):
+            raise PydanticCustomError(
+                SECRET, "must be the name of an environment variable, in capitals, never a key"
+            )
+        return name
+
+
+class Unanswered(Exception):  # noqa: N818 (it is a result more than an error)
+    """A case that got no answer; the text says why and quotes nothing."""
+
+
+class _Again(Unanswered):
+    """An attempt that may be repeated."""
+
+    def __init__(self, why: str, wait: float = 0.0, reached: bool = True) -> None:
+        super().__init__(why)
+        self.wait = wait
+        """Seconds that the server asked for."""
+        self.reached = reached
+        """Whether there was a server at all."""
+
+
+class _Message(BaseModel):
+    content: str | None = None
+
+
+class _Option(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Completion(BaseModel):
+    choices: Annotated[list[_Option], Field(min_length=1)]
+    usage: _Usage | None = None
+
+
+class Client:
+    """Asks an endpoint; used by many threads at once."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        """Connects to nothing yet.
+
+        Raises:
+            JudgeError: the variable that should hold the key is not set, or is empty.
+        """
+        self._config = config
+        self._pace = Pace(config.requests_per_minute)
+        self._jitter = Seed(0).child("judge/backoff").python()
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+        self.stopped = threading.Event()
+        """Set it to end all waiting: what has not gone out will not."""
+        self.num_attempts = 0
+        """Requests that went out, over all cases."""
+        self._http = httpx2.Client(
+            headers=_authorisation(config.api_key_env),
+            timeout=httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_SECONDS)),
+        )
+
+    def ask(self, message: str) -> Reply:
+        """The endpoint's reply to one message.
+
+        Raises:
+            Unanswered: this case got no answer.
+            JudgeError: the endpoint is not there, refuses us, or is dead.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Again),
+            stop=stop_after_attempt(self._config.num_attempts),
+            wait=self._wait,
+            sleep=self.stopped.wait,
+            reraise=True,
+        )
+        try:
+            reply = retrying(self._attempt, message)
+        except _Again as error:
+            if not error.reached:
+                raise self._dead(str(error)) from error
+            self._unanswered(str(error))
+            raise
+        with self._lock:
+            self._in_a_row = 0
+        return reply
+
+    def close(self) -> None:
+        """Gives the connections back."""
+        self._http.close()
+
+    def _attempt(self, message: str) -> Reply:
+        self._pace.wait()
+        if self.stopped.is_set():
+            raise Unanswered("the run was ended")
+        with self._lock:
+            self.num_attempts += 1
+        body = {
+            "model": self._config.model,
+            "messages": [{"role": "user", "content": message}],
+            **self._config.sampling,
+        }
+        try:
+            response = self._http.post(f"{self._config.url}/chat/completions", json=body)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise _Again("there is nobody at that address", reached=False) from error
+        except httpx2.TimeoutException as error:
+            raise _Again(f"no answer within {self._config.timeout:g} s") from error
+        except httpx2.TransportError as error:
+            raise _Again(f"the connection broke ({type(error).__name__})") from error
+        self._check(response)
+        return _reply(response.content)
+
+    def _check(self, response: httpx2.Response) -> None:
+        status = response.status_code
+        if status == httpx2.codes.OK:
+            return
+        if status in _REFUSED:
+            raise JudgeError(
+                f"The judge at {self._config.url} refuses {_REFUSED[status]} (HTTP {status}, model "
+                f"{self._config.model!r}). Check `url`, `model` and the variable that "
+                f"`api_key_env` names ({self._config.api_key_env or 'none'})."
+            )
+        if status not in _AGAIN and status < httpx2.codes.INTERNAL_SERVER_ERROR:
+            raise Unanswered(f"HTTP {status}")
+        wait = retry_after(response.headers.get("retry-after")) or 0.0
+        if wait > self._config.longest_wait:
+            raise self._dead(f"asks for a pause of {wait:.0f} s, over `longest_wait`")
+        self._pace.hold(wait)
+        raise _Again(f"HTTP {status}", wait)
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        most = min(
+            self._config.backoff * 2.0 ** (state.attempt_number - 1), self._config.longest_wait
+        )
+        with self._lock:
+            jitter = self._jitter.uniform(0.0, most)
+        return (error.wait if isinstance(error, _Again) else 0.0) + jitter
+
+    def _unanswered(self, why: str) -> None:
+        with self._lock:
+            self._in_a_row += 1
+            dead = self._in_a_row >= self._config.dead_after
+        if dead:
+            raise self._dead(f"left {self._config.dead_after} cases in a row unanswered ({why})")
+
+    def _dead(self, why: str) -> JudgeError:
+        return JudgeError(
+            f"The judge at {self._config.url} cannot be asked: {why}. What it has judged is kept "
+            "in the cache: when it is back, run the same command again to go on."
+        )
+
+
+def _authorisation(variable: str) -> dict[str, str]:
+    if not variable:
+        return {}
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise JudgeError(
+            f"The judge's key must be in the environment variable {variable}, but that is not set. "
+            f"Say `export {variable}=...`, or leave `api_key_env` empty if it needs no key."
+        )
+    return {"Authorization": f"Bearer {key}"}
+
+
+def _reply(body: bytes) -> Reply:
+    try:
+        completion = _Completion.model_validate_json(body)
+    except ValidationError as error:
+        raise _Again("the body is not a chat completion") from error
+    option, usage = completion.choices[0], completion.usage or _Usage()
+    return Reply(
+        option.message.content or "",
+        option.finish_reason or "",
+        usage.prompt_tokens,
+        usage.completion_tokens,
+    )
