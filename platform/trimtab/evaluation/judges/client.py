@@ -162,7 +162,7 @@ class Client:
             retry=retry_if_exception_type(_Again),
             stop=stop_after_attempt(self._config.num_attempts),
             wait=self._wait,
-            sleep=self.stopped.wait,
+            sleep=self._sleep,
             reraise=True,
         )
         try:
@@ -207,10 +207,10 @@ class Client:
         if status == httpx2.codes.OK:
             return
         if status in _REFUSED:
-            raise JudgeError(
-                f"The judge at {self._config.url} refuses {_REFUSED[status]} (HTTP {status}, model "
-                f"{self._config.model!r}). Check `url`, `model` and the variable that "
-                f"`api_key_env` names ({self._config.api_key_env or 'none'})."
+            raise self._end(
+                f"refuses {_REFUSED[status]} (HTTP {status}, model {self._config.model!r}). Check "
+                "`url`, `model` and the variable that `api_key_env` names "
+                f"({self._config.api_key_env or 'none'})."
             )
         if status not in _AGAIN and status < httpx2.codes.INTERNAL_SERVER_ERROR:
             raise Unanswered(f"HTTP {status}")
@@ -236,11 +236,18 @@ class Client:
         if dead:
             raise self._dead(f"left {self._config.dead_after} cases in a row unanswered ({why})")
 
+    def _sleep(self, seconds: float) -> None:
+        self.stopped.wait(seconds)
+
     def _dead(self, why: str) -> JudgeError:
-        return JudgeError(
-            f"The judge at {self._config.url} cannot be asked: {why}. What it has judged is kept "
-            "in the cache: when it is back, run the same command again to go on."
+        return self._end(
+            f"cannot be asked: {why}. What it has judged is kept in the cache: when it is back, run "
+            "the same command again to go on."
         )
+
+    def _end(self, why: str) -> JudgeError:
+        self.stopped.set()
+        return JudgeError(f"The judge at {self._config.url} {why}")
 
 
 def _authorisation(variable: str) -> dict[str, str]:
