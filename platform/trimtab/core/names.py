@@ -108,11 +108,37 @@ SAE_QUALITY: Final = (
 )
 """Of a sparse autoencoder on held-out data, by SAEBench's names: on stored rows, by what it does to
 the model's next tokens, and on the states of single tokens; step = layer."""
+LATENT_SCORES: Final = (
+    *("weak", "monosemantic", "polysemantic", "dead", "strict", "strongest"),
+    *(f"prototypicality/{of}" for of in ("mean", *POLES)),
+    *(f"pair_cosine/{of}" for of in ("mean", *FOUNDATIONS)),
+    "rows",
+)
+LATENTS: Final = (
+    *(f"latents/{name}" for name in LATENT_SCORES),
+    *(
+        f"latents/{c}/{of}"
+        for c in ("chance", "low", "high", "p")
+        for of in ("monosemantic", "above")
+    ),
+    *(f"latents/significant/{pole}" for pole in POLES),
+)
+"""Of an autoencoder's moral latents on the rows that identify them; step = layer."""
+ALIGN_TERMS: Final = ("reconstruction", "sparsity", "align", "polarity", "prototype", "mono")
+ALIGN_STAGES: Final = ("before", "after", "change", "reidentified")
+ALIGNED: Final = (
+    *(f"align/{stage}/{name}" for stage in ALIGN_STAGES for name in (*LATENT_SCORES, "mse", "fvu")),
+    *(f"align/{of}/{term}" for of in ("train", "validation") for term in ("loss", *ALIGN_TERMS)),
+    *(f"align/latents/{of}" for of in ("trained", "strict")),
+)
+"""Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     TRAINING,
     EXTRACTION,
     HELD,
     SAE_QUALITY,
+    LATENTS,
+    ALIGNED,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )
