@@ -35,6 +35,22 @@ def logged_dataset(run: Run) -> Dataset:
     return data.dataset
 
 
+def test_a_run_that_was_cut_short_is_gone_on_with(uri: str) -> None:
+    first = MlflowTracker(EXPERIMENT, "cut", uri)
+    first.__enter__()
+    first.metrics([Metric("dimensional/r2", 0.1, 0)])
+    first.__exit__(KeyboardInterrupt)
+    assert written(first, uri).info.status == "KILLED"
+    with MlflowTracker(EXPERIMENT, "cut", uri, first.run_id) as second:
+        assert written(second, uri).info.status == "RUNNING"
+        second.metrics([Metric("dimensional/r2", 0.2, 1)])
+    assert second.run_id == first.run_id
+    assert written(second, uri).info.status == "FINISHED"
+    client = MlflowClient(tracking_uri=uri)
+    history = client.get_metric_history(second.run_id, "dimensional/r2")
+    assert [(m.step, m.value) for m in history] == [(0, 0.1), (1, 0.2)]
+
+
 def test_what_is_logged_is_what_mlflow_has(uri: str, tmp_path: Path) -> None:
     figure = tmp_path / "r2.png"
     figure.write_bytes(b"png")

@@ -98,11 +98,11 @@ def demo(
     tree = read_yaml(Path(str(files("trimtab.cli"))) / "diagnose-demo.yaml")
     tree["out"] = out.absolute()
     if model is not None:
-        spec, extract_tree, workers = _on_this_machine([model], {"num_gpus": None}, None, None)
+        spec, extract_tree, workers = on_this_machine([model], {"num_gpus": None}, None, None)
         tree["asks"] = _ASKS
         tree |= {"models": spec, "extract": extract_tree, "workers": workers}
     if data is not None:
-        tree |= {"data": {"path": _absolute(data)}, "measures": {}}
+        tree |= {"data": {"path": absolute(data)}, "measures": {}}
     run_diagnose(build(DiagnoseConfig, tree, where="trimtab demo"))
 
 
@@ -207,9 +207,9 @@ def _job_tree(
     token_budget: int | None,
     threads: int | None,
 ) -> dict[str, Any]:
-    specs, extract_tree, workers = _on_this_machine(models, held, token_budget, threads)
+    specs, extract_tree, workers = on_this_machine(models, held, token_budget, threads)
     wanted = layers if layers == "all" else layers.split(",")
-    data_tree: dict[str, Any] = {"path": _absolute(data)}
+    data_tree: dict[str, Any] = {"path": absolute(data)}
     return {
         "models": specs,
         "data": data_tree | ({"subset": None} if all_rows else {}),
@@ -219,7 +219,7 @@ def _job_tree(
     }
 
 
-def _on_this_machine(
+def on_this_machine(
     models: list[str], held: dict[str, Any], token_budget: int | None, threads: int | None
 ) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
     """Models, `extract` and `workers`, with what was not said filled in for this machine."""
@@ -237,10 +237,10 @@ def _on_this_machine(
 
 def _spec(model: str) -> dict[str, Any]:
     name, named, given = model.partition("=")
-    return {"id": _absolute(given), "name": name} if named else {"id": _absolute(model)}
+    return {"id": absolute(given), "name": name} if named else {"id": absolute(model)}
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     """A path that means the same in every worker; an id or a word that is no path stays."""
     found = Path(path).expanduser()
     return str(found.resolve()) if found.exists() and path != "corpus" else path

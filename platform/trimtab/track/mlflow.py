@@ -35,7 +35,7 @@ from trimtab.core.files import writable_folder
 from trimtab.core.tracker import Metric
 from trimtab.track.rules import checked, status
 
-EXPERIMENTS: Final = ("trimtab/diagnose",)
+EXPERIMENTS: Final = ("trimtab/diagnose", "trimtab/sae")
 """The experiment of each job."""
 
 _METRICS_PER_CALL: Final = 1000
@@ -118,18 +118,19 @@ def ui_command(uri: str) -> str:
 class MlflowTracker:
     """One MLflow run. See `trimtab.core.tracker.Tracker` for what each method means."""
 
-    def __init__(self, experiment: str, run_name: str, uri: str) -> None:
+    def __init__(self, experiment: str, run_name: str, uri: str, run_id: str = "") -> None:
         """Names the run; it is created when the tracker is entered.
 
         Args:
             experiment: one that `prepare_store` was given.
             run_name: what the UI shows.
             uri: what `prepare_store` returned.
+            run_id: of a run that was begun before, to be gone on with.
         """
         self._experiment = experiment
         self._run_name = run_name
         self._uri = uri
-        self.run_id = ""
+        self.run_id = run_id
         """MLflow's id of the run; empty until the tracker is entered."""
         with _translated(uri):
             self._client = MlflowClient(tracking_uri=uri)
@@ -164,7 +165,7 @@ class MlflowTracker:
             source=json.dumps({"uri": source}),
             profile=json.dumps(dict(profile)),
         )
-        context = [ml.InputTag("mlflow.data.context", "diagnose")]
+        context = [ml.InputTag("mlflow.data.context", self._experiment.rpartition("/")[2])]
         with _translated(self._uri):
             self._client.log_inputs(self.run_id, [ml.DatasetInput(dataset, context)])
 
@@ -176,6 +177,9 @@ class MlflowTracker:
 
     def __enter__(self) -> "MlflowTracker":
         with _translated(self._uri):
+            if self.run_id:
+                self._client.update_run(self.run_id, status="RUNNING")
+                return self
             experiment = self._client.get_experiment_by_name(self._experiment)
             assert experiment is not None, f"prepare_store must create {self._experiment} first"
             run = self._client.create_run(experiment.experiment_id, run_name=self._run_name)

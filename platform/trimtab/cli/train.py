@@ -1,0 +1,319 @@
+"""`trimtab train`: sparse autoencoders of a model's layers, and what they are worth."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.cli.console import ERR, OUT, echo_json
+from trimtab.cli.noise import clean_streams
+from trimtab.cli.run import (
+    AsJson,
+    Data,
+    Layers,
+    NumGpus,
+    Out,
+    Precision,
+    Precisions,
+    Source,
+    Sources,
+    Threads,
+    TokenBudget,
+    absolute,
+    on_this_machine,
+)
+
+if TYPE_CHECKING:
+    from trimtab.report.tables import Cell
+    from trimtab.stream.train import Trained
+    from trimtab.stream.train_config import TrainJob
+
+
+class Kinds(StrEnum):
+    """The activation."""
+
+    relu = "relu"
+    topk = "topk"
+    batchtopk = "batchtopk"
+    jumprelu = "jumprelu"
+
+
+class Presets(StrEnum):
+    """Recipes by name."""
+
+    li2026 = "li2026"
+
+
+class Devices(StrEnum):
+    """What is trained on."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Exports(StrEnum):
+    """Formats beside ours, which is SAELens' too."""
+
+    sparsify = "sparsify"
+
+
+_LEGEND = """\
+On {rows} held-out rows. L0: active latents of a row. FVU: variance unexplained,
+0 is perfect. Dead: latents that were active on no row. CE: cross-entropy that
+the model keeps when the reconstruction takes the place of the block's output:
+1 is all of it, 0 is as bad as zeros. Token: the same autoencoder on the states
+of single tokens, and how much longer these are than {pooled} rows."""
+_TWIN = "This model is a twin: its weights are random, so these numbers are no finding."
+_DASH = "–"
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Hugging Face id, folder, nursery:base|instruct|guard, or twin:ID; NAME=ID calls it NAME.",
+        ),
+    ],
+    data: Data = "corpus",
+    out: Out = Path("runs"),
+    layers: Layers = "all",
+    extract_layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to store, where more than --layers: others are then trained without the model.",
+            show_default="--layers",
+        ),
+    ] = None,
+    fractions: Annotated[
+        str, typer.Option(help="Of the actions, in training and in validation; the rest is test.")
+    ] = "0.8,0.1",
+    preset: Annotated[
+        Presets | None, typer.Option(help="A recipe; what else is said here comes on top of it.")
+    ] = None,
+    kind: Annotated[
+        Kinds | None, typer.Option(help="Activation.", show_default="topk, or --from's")
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Latents.", show_default="--from's; 65536 with --preset li2026"),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(help="Active latents of a row, for the top-k kinds.", show_default="32"),
+    ] = None,
+    target_l0: Annotated[
+        float | None,
+        typer.Option(help="Active latents that lambda aims at, for relu and jumprelu."),
+    ] = None,
+    penalty: Annotated[
+        float | None,
+        typer.Option(help="Lambda, or where it starts.", show_default="1e-3"),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training rows.", show_default="10")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", show_default="3e-4")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Rows of a step.", show_default="4096")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the first weights and the rows' order.")] = 0,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Go on from an autoencoder that trimtab, SAELens or sparsify wrote."
+        ),
+    ] = None,
+    export: Annotated[
+        Exports | None, typer.Option(help="Write this format as well; ours is SAELens' too.")
+    ] = None,
+    texts: Annotated[
+        int, typer.Option(help="Held-out prompts for the cross-entropy; 0: none.", min=0)
+    ] = 512,
+    device: Annotated[Devices, typer.Option(help="What is trained on.")] = Devices.auto,
+    token_budget: TokenBudget = None,
+    threads: Threads = None,
+    num_gpus: NumGpus = None,
+    precision: Precision = Precisions.published,
+    source: Source = Sources.auto,
+    as_json: AsJson = False,
+) -> None:
+    """Trains sparse autoencoders on a model's layers, all of them in one loop.
+
+    Reads the activations once (they are kept), trains on the rows of the training split, measures on
+    held-out rows and texts, and logs one MLflow run. What is finished is reused; what was cut short
+    goes on where it was. Each layer's folder is also SAELens' layout.
+    """
+    from trimtab.core.config import build
+    from trimtab.stream.train_config import TrainJob
+
+    held = {"precision": precision.value, "source": source.value, "num_gpus": num_gpus}
+    (spec,), extract, workers = on_this_machine([model], held, token_budget, threads)
+    coder = {"kind": kind and kind.value, "width": width, "k": k}
+    recipe = {
+        "target_l0": target_l0,
+        "penalty": penalty,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+    }
+    tree = {
+        "model": spec,
+        "data": {"path": absolute(data), "fractions": fractions.split(",")},
+        "extract": extract | {"layers": _layers(extract_layers or layers)},
+        "workers": workers,
+        "out": out.absolute(),
+        "layers": _layers(layers),
+        "train": _recipe(preset, start, _said(coder), _said(recipe)),
+        "seed": seed,
+        "evaluate": {"texts": texts},
+        "device": device.value,
+        "start": start and start.absolute(),
+        "export": export and export.value,
+    }
+    run_train(build(TrainJob, tree, where="trimtab train"), as_json=as_json)
+
+
+def run_train(job: "TrainJob", *, as_json: bool = False) -> None:
+    """Runs a training and prints what it came to.
+
+    Raises:
+        TrimtabError: something the user can mend.
+    """
+    from trimtab.cli import show
+    from trimtab.stream import train as driver
+    from trimtab.stream.coders import said
+
+    layers = "all layers" if job.layers == "all" else f"layers {', '.join(map(str, job.layers))}"
+    ERR.print(Text(f"Training {said(job.train.coder)}, on {layers}", style="bold"))
+    ERR.print(
+        f"Model: {job.model.label}\nData: {job.data.path}\nOut: {show.near(job.out)}", markup=False
+    )
+    with clean_streams(result_only=as_json), show.Stages() as stages:
+        found = driver.train(job, stages.report)
+    if as_json:
+        echo_json(_document(found))
+    else:
+        _print(found, job)
+
+
+def _recipe(
+    preset: Presets | None, start: Path | None, coder: dict[str, Any], recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """What was asked for, over the preset, over what the folder to go on from says."""
+    from trimtab.core.errors import ConfigError
+    from trimtab.sae.config import TrainConfig
+
+    if preset is not None:
+        tree = TrainConfig.li2026().model_dump()
+        return tree | recipe | {"coder": tree["coder"] | coder}
+    if start is not None:
+        from trimtab.stream.coders import coder_of
+
+        coder = coder_of(start).model_dump() | coder
+    if "width" not in coder:
+        raise ConfigError(
+            "`--width` must be given: how many latents an autoencoder has, for example 16 times the "
+            "model's width."
+        )
+    return recipe | {"coder": coder}
+
+
+def _said(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _layers(layers: str) -> str | list[str]:
+    return layers if layers == "all" else layers.split(",")
+
+
+def _document(found: "Trained") -> dict[str, object]:
+    result = found.result
+    return {
+        "model": found.card.label,
+        "folder": str(found.folder),
+        "layers": [
+            {
+                "layer": layer,
+                "folder": str(folder),
+                "sparsify": str(found.exports[layer]) if layer in found.exports else None,
+                "metrics": result.metrics[layer],
+            }
+            for layer, folder in found.coders.items()
+        ],
+        "rows": result.rows,
+        "steps": result.steps,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "reused": found.reused,
+        "figures": [str(path) for path in found.figures],
+        "mlflow_run": found.run_id,
+        "tracking_uri": found.tracking_uri,
+    }
+
+
+def _print(found: "Trained", job: "TrainJob") -> None:
+    from trimtab.cli.show import near
+    from trimtab.report.training import quality_table
+    from trimtab.stream.twins import original
+    from trimtab.track.mlflow import ui_command
+
+    result = found.result
+    OUT.print(_table(quality_table(result.metrics)))
+    rows = f"{result.rows[job.evaluate.split]:,}"
+    legend = _LEGEND.format(
+        rows=rows, pooled="mean-pooled" if job.extract.pooling == "mean" else "last-token"
+    )
+    OUT.print(Text(legend, style="dim"))
+    if original(found.card) is not None:
+        OUT.print(Text(_TWIN, style="bold yellow"))
+    how = "trained before, reused" if found.reused else f"{result.seconds:.1f} s"
+    OUT.print(
+        f"\n{result.rows['train']:,} training rows, {result.epochs:g} epochs, "
+        f"{result.steps:,} steps: {how}",
+        highlight=False,
+    )
+    for title, paths in (
+        ("Autoencoders, for trimtab and SAELens", found.coders.values()),
+        ("For sparsify", found.exports.values()),
+        ("Figures", found.figures),
+    ):
+        if paths:
+            OUT.print(Text(f"\n{title}", style="bold"))
+        for path in paths:
+            OUT.print(Text(f"  {near(path)}"), soft_wrap=True)
+    OUT.print(f"\nMLflow run {found.run_id} in trimtab/sae:", highlight=False)
+    OUT.print(Text(ui_command(found.tracking_uri), style="bold"), soft_wrap=True)
+
+
+def _table(rows: "list[dict[str, Cell]]") -> Table:
+    """One line per layer."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
+    columns = {
+        "l0": ("L0", "{:.1f}"),
+        "fvu": ("FVU", "{:.3f}"),
+        "mse": ("MSE", "{:.3g}"),
+        "dead": ("Dead", "{:.0%}"),
+        "ce_recovered": ("CE", "{:.3f}"),
+        "token_l0": ("Token: L0", "{:.1f}"),
+        "token_fvu": ("FVU", "{:.3f}"),
+        "norm_ratio": ("length", "{:.2f} x"),
+    }
+    table.add_column("Layer")
+    for title, _ in columns.values():
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        shown = [
+            _DASH if row[column] is None else form.format(row[column])
+            for column, (_, form) in columns.items()
+        ]
+        table.add_row(f"L{row['layer']}", *shown)
+    return table
