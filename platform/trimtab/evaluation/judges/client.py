@@ -50,7 +50,7 @@ class EndpointConfig(Config):
     """What the endpoint calls the model."""
     api_key_env: str = ""
     """The environment variable that holds the key (its name, never the key); empty for none."""
-    sampling: dict[str, Setting] = Field({"temperature": 0.0, "max_tokens": 1024})
+    sampling: dict[str, Setting] = Field(default={"temperature": 0.0, "max_tokens": 1024})
     """Sent along as it is: temperature, max_tokens, seed, reasoning_effort, ..."""
     timeout: PositiveFloat = 120.0
     """Seconds without a byte before an attempt is given up."""

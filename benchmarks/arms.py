@@ -1,0 +1,409 @@
+"""How fast many edits of one model are tried: arms in shared batches, grids from shared prefixes.
+
+Cases, random weights in float32; all sides of a case run in turn, in one order and then the other:
+
+- decode: 16 arms (4 layers x 4 alphas of a blend) of 8 prompts, greedy, 64 new tokens. Ours: all arms
+  in one batch. Theirs: 16 runs of transformers' `generate`, batch 8, the same blend as a hook. The
+  tokens must be equal.
+- varied: the same where the 8 prompts have 4 lengths, so that ours runs batches of two prompts, and
+  theirs pads on the left.
+- grid: 24 arms (layers 2, 5, 8, 11 x 6 alphas) of 64 prompts, last-token scores, 12 layers, d 512, a
+  vocabulary of 32k. Ours: the residual below each layer once, the head on the scored position. Naive:
+  a hooked forward for each arm over the same exact-length batches (which spares it all padding).
+  Padded: what everybody writes first, batches of 32 in file order. Once with a direction, which
+  costs nothing to apply, and once with a blend, which encodes once a layer here and once an arm there.
+- overhead: what one blend adds to a decode step, relu and topk, beside what its matrices' share
+  of the bytes of a step lets expect.
+
+Everything on two idle cores takes about six minutes. Quick look: `--toy`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from extract import machine
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
+
+from trimtab.core.seeds import Seed
+from trimtab.edits.arms import Arm, Coder, Materials
+from trimtab.edits.steering import steer
+from trimtab.evaluation.decoding import DecodingConfig
+from trimtab.evaluation.generate import Row, generate
+from trimtab.evaluation.resume import Resumable
+from trimtab.evaluation.scores import Given, log_probabilities
+from trimtab.models.allocator import keep_freed_memory
+from trimtab.models.batching import plan_batches
+from trimtab.models.blocks import locate_decoder
+from trimtab.sae.coder import CoderConfig, Kind, Sae
+
+GREEDY_SEED = Seed(0)
+
+
+class Size(NamedTuple):
+    """What a case runs on."""
+
+    layers: int
+    width: int
+    vocabulary: int
+    latents: int
+    new_tokens: int
+    prompts: int
+    edited: tuple[int, ...]
+    alphas: tuple[float, ...]
+
+
+DECODE = Size(4, 128, 4_096, 1_024, 64, 8, (0, 1, 2, 3), (0.05, 0.1, 0.2, 0.4))
+GRID = Size(12, 512, 32_000, 4_096, 0, 64, (2, 5, 8, 11), (0.05, 0.1, 0.2, 0.4, 0.8, 1.0))
+TOY_DECODE = DECODE._replace(width=32, vocabulary=128, latents=64, new_tokens=6)
+TOY_GRID = GRID._replace(width=32, vocabulary=128, latents=64, prompts=6)
+CASES = ("decode", "varied", "grid", "overhead")
+TOKEN_BUDGET = 1_024
+PADDED_BATCH = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse_options(arguments)
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    sizes = (TOY_DECODE, TOY_GRID) if options.toy else (DECODE, GRID)
+    found: dict[str, Any] = {"machine": machine(options)}
+    for name in options.cases:
+        found[name] = case(name, *sizes, options.rounds)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(report(found)))
+
+
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--toy", action="store_true", help="all models tiny")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.set_defaults(data="random")
+    return parser.parse_args(arguments)
+
+
+def case(name: str, decode: Size, grid: Size, rounds: int) -> dict[str, Any]:
+    match name:
+        case "decode":
+            return decoding(decode, [16] * decode.prompts, rounds)
+        case "varied":
+            lengths = [12, 14, 16, 18] * (decode.prompts // 4)
+            return decoding(decode, lengths, rounds)
+        case "grid":
+            return {kind: scoring(grid, kind, rounds) for kind in ("direction", "blend")}
+        case _:
+            return {kind: overhead(decode, cast(Kind, kind), rounds) for kind in ("relu", "topk")}
+
+
+def make_model(size: Size) -> PreTrainedModel:
+    config = Qwen3Config(
+        vocab_size=size.vocabulary,
+        hidden_size=size.width,
+        intermediate_size=3 * size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=max(2, size.width // 64),
+        num_key_value_heads=max(1, size.width // 128),
+        head_dim=min(64, size.width // 2),
+        max_position_embeddings=1_024,
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval().requires_grad_(False)
+
+
+def make_coder(size: Size, kind: Kind, seed: int = 0) -> Sae:
+    sae = Sae(CoderConfig(kind=kind, width=size.latents, k=32), size.width)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in (sae.W_enc, sae.W_dec):
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+            weight.div_(weight.norm(dim=1, keepdim=True))
+    return sae.requires_grad_(False)
+
+
+def make_arms(size: Size, kind: str) -> tuple[list[Arm], Materials]:
+    arms = [
+        Arm(
+            name=f"{layer}/{alpha}",
+            kind=cast(Any, kind),
+            layer=layer,
+            alpha=alpha,
+            coder=str(layer) if kind == "blend" else "",
+            direction=str(layer) if kind == "direction" else "",
+        )
+        for layer in size.edited
+        for alpha in size.alphas
+    ]
+    coders = {str(layer): Coder(make_coder(size, "topk", layer)) for layer in size.edited}
+    generator = torch.Generator().manual_seed(0)
+    drawn = {str(layer): torch.randn(size.width, generator=generator) for layer in size.edited}
+    return arms, Materials(coders, drawn)
+
+
+def make_prompts(lengths: Sequence[int], vocabulary: int) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, vocabulary, length).tolist() for length in lengths]
+
+
+@contextmanager
+def hooked(model: nn.Module, arm: Arm, materials: Materials) -> Iterator[None]:
+    """One edit as everybody writes it: a hook on one block, for the whole batch."""
+
+    def blended(_block: nn.Module, _args: object, hidden: Tensor) -> Tensor:
+        return hidden + arm.alpha * (materials.coders[arm.coder].sae(hidden) - hidden)
+
+    def directed(_block: nn.Module, _args: object, hidden: Tensor) -> Tensor:
+        return hidden + arm.alpha * materials.directions[arm.direction]
+
+    assert arm.layer is not None, "only edits are hooked"
+    block = list(locate_decoder(model).blocks(arm.layer))[arm.layer]
+    handle = block.register_forward_hook(blended if arm.kind == "blend" else directed)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def decoding(size: Size, lengths: Sequence[int], rounds: int) -> dict[str, Any]:
+    """All arms of all prompts, both ways."""
+    model, (arms, materials) = make_model(size), make_arms(size, "blend")
+    prompts = make_prompts(lengths, size.vocabulary)
+    said: dict[str, list[list[int]]] = {}
+
+    def shared() -> None:
+        said["shared"] = decode_shared(model, prompts, arms, materials, size.new_tokens)
+
+    def separate() -> None:
+        said["separate"] = decode_separately(model, prompts, arms, materials, size.new_tokens)
+
+    seconds = in_turn({"shared": shared, "separate": separate}, rounds)
+    equal = [a == b for a, b in zip(said["shared"], said["separate"], strict=True)]
+    tokens = len(arms) * len(prompts) * size.new_tokens
+    return {
+        "arms": len(arms),
+        "prompts": len(prompts),
+        "tokens": tokens,
+        **timed(seconds),
+        "tokens_per_second": {side: tokens / median for side, median in medians(seconds).items()},
+        "equal": sum(equal) / len(equal),
+        "ratio": medians(seconds)["separate"] / medians(seconds)["shared"],
+    }
+
+
+def decode_shared(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    arms: list[Arm],
+    materials: Materials,
+    new_tokens: int,
+) -> list[list[int]]:
+    """Each arm's answers to each prompt, arm by arm."""
+    settings = DecodingConfig(
+        max_new_tokens=new_tokens, temperature=0.0, repetition_penalty=1.0, template="raw"
+    )
+    said: dict[tuple[int, int], list[int]] = {}
+    for length in sorted({len(prompt) for prompt in prompts}):
+        which = [
+            (a, p)
+            for a in range(len(arms))
+            for p, prompt in enumerate(prompts)
+            if len(prompt) == length
+        ]
+        rows = [Row(prompts[p], arms[a], GREEDY_SEED, f"{p}") for a, p in which]
+        found = generate(model, rows, materials, settings, stop=())
+        said |= {place: one.tokens for place, one in zip(which, found, strict=True)}
+    return [said[place] for place in sorted(said)]
+
+
+@torch.inference_mode()
+def decode_separately(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    arms: list[Arm],
+    materials: Materials,
+    new_tokens: int,
+) -> list[list[int]]:
+    """The same by transformers, a run an arm, padded on the left where lengths differ."""
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    said = []
+    for arm in arms:
+        with hooked(model, arm, materials):
+            found = cast(Any, model).generate(
+                tokens, attention_mask=mask, do_sample=False, max_new_tokens=new_tokens
+            )
+        said += found[:, longest:].tolist()
+    return said
+
+
+def scoring(size: Size, kind: str, rounds: int) -> dict[str, Any]:
+    """Last-token scores of all arms and prompts, three ways."""
+    model, (arms, materials) = make_model(size), make_arms(size, kind)
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(3.2, 0.5, size.prompts), 4, 132).astype(int).tolist()
+    prompts = make_prompts(lengths, size.vocabulary)
+    answers = rng.integers(1, size.vocabulary, size.prompts).tolist()
+    resumable = Resumable(model)
+    scores: dict[str, np.ndarray] = {}
+
+    def resumed() -> None:
+        given = [Given(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+        scores["resumed"] = log_probabilities(resumable, given, arms, materials, TOKEN_BUDGET)
+
+    def naive() -> None:
+        scores["naive"] = score_naively(model, prompts, answers, arms, materials, exact(prompts))
+
+    def padded() -> None:
+        scores["padded"] = score_naively(
+            model, prompts, answers, arms, materials, in_order(prompts)
+        )
+
+    seconds = in_turn({"resumed": resumed, "naive": naive, "padded": padded}, rounds)
+    median = medians(seconds)
+    return {
+        "arms": len(arms),
+        "prompts": len(prompts),
+        "tokens": sum(lengths),
+        **timed(seconds),
+        "ratio": median["naive"] / median["resumed"],
+        "padded_ratio": median["padded"] / median["resumed"],
+        "largest_difference": {
+            side: float(np.abs(scores[side] - scores["resumed"]).max())
+            for side in ("naive", "padded")
+        },
+    }
+
+
+def exact(prompts: list[list[int]]) -> list[np.ndarray]:
+    return [batch.which for batch in plan_batches([len(p) for p in prompts], TOKEN_BUDGET)]
+
+
+def in_order(prompts: list[list[int]]) -> list[np.ndarray]:
+    everything = np.arange(len(prompts))
+    return np.split(everything, range(PADDED_BATCH, len(prompts), PADDED_BATCH))
+
+
+@torch.inference_mode()
+def score_naively(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    answers: list[int],
+    arms: list[Arm],
+    materials: Materials,
+    batches: list[np.ndarray],
+) -> np.ndarray:
+    """A whole forward, every position's logits, for each arm; padded on the right if need be."""
+    scores = np.zeros((len(arms), len(prompts)))
+    for number, arm in enumerate(arms):
+        with hooked(model, arm, materials):
+            for which in batches:
+                rows = [torch.tensor(prompts[i]) for i in which]
+                lengths = torch.tensor([len(row) for row in rows])
+                tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+                mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
+                same = bool((lengths == lengths[0]).all())
+                logits = model(input_ids=tokens, attention_mask=None if same else mask).logits
+                last = logits[torch.arange(len(rows)), lengths - 1].log_softmax(dim=-1)
+                chosen = torch.tensor([answers[i] for i in which])
+                scores[number, which] = last.gather(1, chosen[:, None])[:, 0].numpy()
+    return scores
+
+
+@torch.inference_mode()
+def overhead(size: Size, kind: Kind, rounds: int) -> dict[str, Any]:
+    """One decode step of a batch, plain and with one blend on every row."""
+    model, sae = make_model(size), make_coder(size, kind)
+    arm = Arm(name="blend", kind="blend", layer=1, alpha=0.1, coder="coder")
+    tokens = torch.tensor(make_prompts([1] * 32, size.vocabulary))
+
+    def steps(edited: list[Arm]) -> Callable[[], None]:
+        def run() -> None:
+            with steer(model, edited, Materials({"coder": Coder(sae)})):
+                found = model(input_ids=tokens, use_cache=True)
+                for _ in range(64):
+                    found = model(
+                        input_ids=tokens, past_key_values=found.past_key_values, use_cache=True
+                    )
+
+        return run
+
+    none = Arm(name="none")
+    seconds = in_turn({"plain": steps([none] * 32), "blend": steps([arm] * 32)}, rounds)
+    median = medians(seconds)
+    read = sae.W_enc.nbytes * (2 if kind == "relu" else 1)
+    step = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
+    return {
+        **timed(seconds),
+        "overhead": median["blend"] / median["plain"] - 1,
+        "share_of_bytes": read / step,
+    }
+
+
+def in_turn(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each side, once to warm up and then round by round."""
+    for run in sides.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides) if number % 2 == 0 else reversed(sides):
+            start = time.perf_counter()
+            sides[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def timed(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    return {"seconds": medians(seconds), "rounds": seconds}
+
+
+def report(found: dict[str, Any]) -> Iterator[str]:
+    """The lines of a report, a table in Markdown among them."""
+    yield ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+    yield "\n| case | ours | theirs | times | agreement |"
+    yield "|---|---|---|---|---|"
+    for name in ("decode", "varied"):
+        if name in found:
+            one = found[name]
+            seconds = one["seconds"]
+            yield (
+                f"| {name}: {one['arms']} arms x {one['prompts']} prompts, {one['tokens']:,} tokens | "
+                f"{seconds['shared']:.2f} s | {seconds['separate']:.2f} s | {one['ratio']:.2f} x | "
+                f"{one['equal']:.1%} of answers equal |"
+            )
+    for kind, one in found.get("grid", {}).items():
+        seconds = one["seconds"]
+        for side, ratio in (("naive", one["ratio"]), ("padded", one["padded_ratio"])):
+            yield (
+                f"| grid of a {kind}: {one['arms']} arms x {one['prompts']} prompts, {side} | "
+                f"{seconds['resumed']:.2f} s | {seconds[side]:.2f} s | {ratio:.2f} x | largest "
+                f"difference {one['largest_difference'][side]:.1e} nats |"
+            )
+    for kind, one in found.get("overhead", {}).items():
+        seconds = one["seconds"]
+        yield (
+            f"| blend of a {kind} coder on 65 steps of 32 rows | {seconds['blend']:.2f} s | "
+            f"{seconds['plain']:.2f} s without | + {one['overhead']:.1%} | "
+            f"{one['share_of_bytes']:.1%} of a step's bytes |"
+        )
+
+
+if __name__ == "__main__":
+    main()

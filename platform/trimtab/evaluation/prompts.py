@@ -1,0 +1,80 @@
+"""Questions that a model is asked, and the file they are read from.
+
+One JSON object a line: `id` and `prompt`, and what a judge may want to know besides (`dimension`,
+`reference`). Other fields are kept as they are. Nothing is guessed: a missing field, an empty
+prompt or a repeated id is an error that names the line.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from trimtab.core.errors import DataError
+
+REQUIRED: Final = ("id", "prompt")
+OPTIONAL: Final = ("dimension", "reference")
+
+
+class Question(NamedTuple):
+    """One prompt."""
+
+    id: str
+    """Names it in answers and tables."""
+    prompt: str
+    """What the user says."""
+    dimension: str = ""
+    """The part of its benchmark that it belongs to."""
+    reference: str = ""
+    """What a judge may compare with."""
+    extra: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    """Fields of the line that have no meaning here."""
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a JSONL file, in its order; blank lines are passed over.
+
+    Raises:
+        DataError: the file cannot be read or has no line; a line is not a JSON object, lacks a
+            field, has an empty prompt, or repeats an id.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The prompt file {path} cannot be read as UTF-8 text: {error}.") from error
+    found: dict[str, Question] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            question = _question(line, f"line {number} of {path}")
+            if question.id in found:
+                raise DataError(
+                    f"Ids must differ, but {question.id!r} occurs again on line {number} of {path}."
+                )
+            found[question.id] = question
+    if not found:
+        raise DataError(f"A prompt file must hold a prompt, but {path} has none.")
+    return list(found.values())
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"A prompt must be one JSON object, but {where} is not: {error}."
+        ) from error
+    if not isinstance(row, dict):
+        raise DataError(f"A prompt must be one JSON object, but {where} is a {type(row).__name__}.")
+    for name in REQUIRED:
+        if name not in row:
+            raise DataError(
+                f"A prompt must have `{name}`, but {where} has only {', '.join(row) or 'nothing'}."
+            )
+    for name in (*REQUIRED, *OPTIONAL):
+        if name in row and not isinstance(row[name], str):
+            kind = type(row[name]).__name__
+            raise DataError(f"`{name}` must be text, but on {where} it is a {kind}.")
+    for name in REQUIRED:
+        if not row[name].strip():
+            raise DataError(f"`{name}` must not be empty, but on {where} it is.")
+    known = {name: row.pop(name) for name in (*REQUIRED, *OPTIONAL) if name in row}
+    return Question(**known, extra=row)
