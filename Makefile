@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 RUNS ?= runs
 
-.PHONY: setup demo test check twins format clean
+.PHONY: setup demo test check twins interop format clean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
@@ -32,9 +32,20 @@ test: check
 twins: setup
 	@$(BIN)/python jobs/diagnose.py sweeps/diagnose-23-twins.yaml "out=$(abspath $(RUNS))"
 
+interop: setup .interop/.ready
+	@$(BIN)/python benchmarks/interop.py
+
+# torchvision comes along with a build of its own, and transformers fails on one that does not fit.
+.interop/.ready: benchmarks/peers.txt constraints.txt
+	@test -x .interop/bin/python || $(PYTHON) -m venv .interop
+	@echo "Installing sae-lens, sparsify and dictionary-learning into .interop (2 minutes)"
+	@.interop/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt) --requirement benchmarks/peers.txt
+	@.interop/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv runs .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .interop runs .pytest_cache .ruff_cache .hypothesis

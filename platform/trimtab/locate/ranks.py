@@ -106,4 +106,4 @@ def _centred_ranks(y: Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
 def _sums(
     latent: Int[np.ndarray, " entries"], weight: Float[np.ndarray, " entries"], width: int
 ) -> Float64[np.ndarray, " width"]:
-    return np.bincount(latent, weights=weight, minlength=width)
+    return np.bincount(latent, weights=weight, minlength=width).astype(np.float64)
