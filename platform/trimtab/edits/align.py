@@ -14,6 +14,7 @@ Li, Teng and Wang 2026, arXiv 2603.15615; docs: METHODS 1.7.
 import copy
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.core.errors import DataError, TrainingError
+from trimtab.core.files import finished_file
 from trimtab.core.seeds import Seed
 from trimtab.edits import align_losses as losses
 from trimtab.edits.align_config import AlignConfig
@@ -53,6 +55,132 @@ class Aligned(NamedTuple):
     """The epoch, from 1, whose weights were kept; 0 is the coder as given."""
 
 
+class Alignment:
+    """An alignment on its way, epoch by epoch; saved between two epochs, it goes on to the same bits."""
+
+    def __init__(
+        self,
+        sae: Sae,
+        located: Located,
+        train: Data,
+        validation: Data,
+        config: AlignConfig,
+        seed: Seed,
+    ) -> None:
+        """Begins, on the coder's device; there must be latents to train (`located.sets.found`).
+
+        Args:
+            located: the coder's latents, found on validation rows.
+            train: rows to train on.
+            validation: rows that say when to stop.
+            seed: of the draws; the same one gives the same bits.
+
+        Raises:
+            DataError: there are no rows to train or to stop on.
+            CoderError: the coder is of another width than the rows.
+        """
+        assert located.sets.found, "there must be latents to train"
+        _require_rows(train, validation)
+        self._sae, self._train, self._validation = sae, train, validation
+        self._config, self._seed = config, seed
+        self._probability = row_weights(train.labels, config.sampling)
+        chosen = choose(located.sets, located.r, sae.center.device)
+        self.part = Part(sae, chosen, unit_of(sae, train, config))
+        self._optimiser = torch.optim.AdamW(
+            self.part.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        steps = max(config.epochs * math.ceil(len(train.labels) / config.batch), 3)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimiser,
+            config.learning_rate,
+            total_steps=steps,
+            pct_start=max(config.warm_up, 2 / steps),  # torch divides by pct_start x steps - 1
+        )
+        self.epochs: list[Epoch] = []
+        self.best = 0
+        self._kept = self.part.weights()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over, or patience is."""
+        done, config = len(self.epochs), self._config
+        return done >= config.epochs or done - self.best >= config.patience
+
+    def run(self) -> Iterator[Epoch]:
+        """Trains until it is finished, and yields each epoch.
+
+        Raises:
+            TrainingError: the loss is not a number.
+        """
+        while not self.finished:
+            epoch = Epoch(self._trained(), self._held_out())
+            self.epochs.append(epoch)
+            if not self.best or epoch.validation["loss"] < self._best_loss:
+                self.best, self._kept = len(self.epochs), self.part.weights()
+            yield epoch
+
+    def result(self) -> Aligned:
+        """The coder of the best epoch so far."""
+        trained = self.part.chosen.latents.cpu().numpy()
+        return Aligned(self.part.put_into(self._sae, self._kept), trained, self.epochs, self.best)
+
+    def save(self, path: Path) -> None:
+        """Writes all that `load` needs into one file."""
+        state = {
+            "weights": self.part.weights(),
+            "kept": self._kept,
+            "best": self.best,
+            "epochs": [tuple(epoch) for epoch in self.epochs],
+            "optimiser": self._optimiser.state_dict(),
+            "schedule": self._schedule.state_dict(),
+        }
+        with finished_file(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Takes up what `save` left, of an alignment that was begun alike."""
+        state = torch.load(path, map_location=self._sae.center.device, weights_only=True)
+        with torch.no_grad():
+            for parameter, value in zip(self.part.parameters, state["weights"], strict=True):
+                parameter.copy_(value)
+        self._kept, self.best = state["kept"], state["best"]
+        self.epochs = [Epoch(*epoch) for epoch in state["epochs"]]
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._schedule.load_state_dict(state["schedule"])
+
+    @property
+    def _best_loss(self) -> float:
+        return self.epochs[self.best - 1].validation["loss"]
+
+    def _trained(self) -> dict[str, float]:
+        """One epoch of steps; its draws depend on its number alone."""
+        seed = self._seed.child(f"align/epoch/{len(self.epochs)}")
+        pairs, n = seed.child("pairs").numpy(), len(self._probability)
+        drawn = seed.child("rows").numpy().choice(n, size=n, p=self._probability)
+        total = _Mean()
+        for start in range(0, n, self._config.batch):
+            which = drawn[start : start + self._config.batch]
+            x = self._train.rows.gather(self._train.layer, which)
+            found, loss = _loss(self.part, x, self._train.labels.vector[which], self._config, pairs)
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            self._schedule.step()
+            self.part.keep_lengths()
+            total.add(found, len(which))
+        return total.mean()
+
+    @torch.no_grad()
+    def _held_out(self) -> dict[str, float]:
+        """The losses on rows that are not trained on, with the same pairs every time."""
+        total, pairs = _Mean(), self._seed.child("align/held-out").numpy()
+        data = self._validation
+        for which, x in batches(self._sae, data, self._config.batch):
+            found, _ = _loss(self.part, x, data.labels.vector[which], self._config, pairs)
+            total.add(found, len(which))
+        return total.mean()
+
+
 def align(
     sae: Sae,
     located: Located,
@@ -62,44 +190,36 @@ def align(
     seed: Seed,
     told: Callable[[int, Epoch], None] = lambda *_: None,
 ) -> Aligned:
-    """Trains the moral latents of a coder, on the coder's device.
+    """A whole alignment; a copy of the coder where no latent is above the threshold.
 
     Args:
-        located: its latents, found on validation rows.
-        train: rows to train on.
-        validation: rows that say when to stop.
-        seed: of the draws; the same one gives the same bits.
-        told: hears of each epoch.
+        told: hears of each epoch, counted from 1; the other arguments are those of `Alignment`.
 
     Raises:
         DataError: there are no rows to train or to stop on.
         TrainingError: the loss is not a number.
         CoderError: the coder is of another width than the rows.
     """
+    _require_rows(train, validation)
+    if not located.sets.found:
+        return Aligned(copy.deepcopy(sae), np.zeros(0, np.int64), [], 0)
+    alignment = Alignment(sae, located, train, validation, config, seed)
+    for number, epoch in enumerate(alignment.run(), 1):
+        told(number, epoch)
+    return alignment.result()
+
+
+def _require_rows(train: Data, validation: Data) -> None:
     for data, what in ((train, "training"), (validation, "validation")):
         if not len(data.labels):
             raise DataError(
                 f"An alignment needs {what} rows, but there are none. Change `data.fractions`."
             )
-    chosen = choose(located.sets, located.r, sae.center.device)
-    if not located.sets.found:
-        return Aligned(copy.deepcopy(sae), chosen.latents.cpu().numpy()[:0], [], 0)
-    part = Part(sae, chosen, unit_of(sae, train, config))
-    best, best_loss, kept = 0, float("inf"), part.weights()
-    epochs: list[Epoch] = []
-    for epoch in _training(part, train, validation, config, seed):
-        epochs.append(epoch)
-        told(len(epochs), epoch)
-        if epoch.validation["loss"] < best_loss:
-            best, best_loss, kept = len(epochs), epoch.validation["loss"], part.weights()
-        if len(epochs) - best >= config.patience:
-            break
-    return Aligned(part.put_into(sae, kept), chosen.latents.cpu().numpy(), epochs, best)
 
 
 def unit_of(sae: Sae, data: Data, config: AlignConfig) -> float:
     """The length that the loss counts in: 1, or the rows' root mean square about the centre."""
-    if config.unit == "raw":
+    if not config.unit_scale:
         return 1.0
     squares = [
         (x.to(sae.center) - sae.center).double().square().sum().item()
@@ -143,46 +263,6 @@ def terms(
             z[:, chosen.strict], vector, chosen.strict_dimension, as_released=config.as_released
         ),
     }
-
-
-def _training(
-    part: Part, train: Data, validation: Data, config: AlignConfig, seed: Seed
-) -> Iterator[Epoch]:
-    """Trains, one epoch each time it is asked."""
-    probability = row_weights(train.labels, config.sampling)
-    rows, pairs = seed.child("align/rows").numpy(), seed.child("align/pairs").numpy()
-    n = len(probability)
-    optimiser = torch.optim.AdamW(
-        part.parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    steps = config.epochs * math.ceil(n / config.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=max(steps, 2), pct_start=config.warm_up
-    )
-    for _ in range(config.epochs):
-        drawn = rows.choice(n, size=n, p=probability)
-        total = _Mean()
-        for start in range(0, n, config.batch):
-            which = drawn[start : start + config.batch]
-            x = train.rows.gather(train.layer, which)
-            found, loss = _loss(part, x, train.labels.vector[which], config, pairs)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            part.keep_lengths()
-            total.add(found, len(which))
-        yield Epoch(total.mean(), _held_out(part, validation, config, seed))
-
-
-@torch.no_grad()
-def _held_out(part: Part, data: Data, config: AlignConfig, seed: Seed) -> dict[str, float]:
-    """The losses on rows that are not trained on, with the same pairs every time."""
-    total, pairs = _Mean(), seed.child("align/held-out").numpy()
-    for which, x in batches(part.rest, data, config.batch):
-        found, _ = _loss(part, x, data.labels.vector[which], config, pairs)
-        total.add(found, len(which))
-    return total.mean()
 
 
 def _loss(

@@ -3,8 +3,6 @@
 The defaults are the study's (METHODS 1.7), so every field is a coordinate of a sweep.
 """
 
-from typing import Literal
-
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from trimtab.core.config import Config
@@ -69,11 +67,10 @@ class AlignConfig(Config):
     """Of the terms of the loss."""
     sampling: Sampling = Field(default_factory=Sampling)
     """Of the training rows."""
-    unit: Literal["raw", "rms"] = "raw"
-    """What the loss counts activations in. The margins are lengths: .5 is little in a layer whose
-    rows are 100 long and unreachable in one whose rows are .5 long. `raw` is as published; `rms`
-    takes the root mean square of a training row's entries, less the centre, as 1, so that one
-    setting fits every layer and model."""
+    unit_scale: bool = False
+    """Count lengths in the root mean square of a training row's entries, less the centre. The
+    margins are lengths: .5 is little in a layer whose rows are 100 long, and out of reach where
+    they are .5 long. Off as published; on, one setting fits every layer and model."""
     learning_rate: PositiveFloat = 1e-4
     """The highest that AdamW reaches, after the warm-up."""
     weight_decay: NonNegativeFloat = 0.01

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Pairs = tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]
+Pairs = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
 """Rows to be compared; both empty where a dimension is skipped."""
 
 
