@@ -1,0 +1,117 @@
+"""The prompts of a steering sweep: which, in which order, and which half each belongs to.
+
+Prompts are drawn in an order of their own seed, so that the first rung is a sample of all. Along
+that order they alternate between two halves: on one the best strength is chosen, on the other it
+is scored, and at every rung both have as many prompts, give or take one.
+
+Nursery questions are about actions of the split asked for that no training row has; the reference
+is what the nursery's instruct was taught to say of such a verdict.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from trimtab.core.errors import ConfigError, DataError
+from trimtab.core.hashing import content_hash
+from trimtab.core.seeds import Seed
+from trimtab.evaluation.prompts import Question, read_questions
+from trimtab.models.nursery_text import ANSWERS, QUESTIONS
+from trimtab.stream.nursery import rows_of
+from trimtab.stream.steer_config import FlamesPrompts, SteerConfig
+
+
+class PromptSet(NamedTuple):
+    """The prompts of a sweep, in the order in which they are asked."""
+
+    questions: list[Question]
+    """As many as the last rung."""
+    choosing: Bool[np.ndarray, " prompts"]
+    """Which of them the best strength is chosen on; the others score it."""
+    name: str
+    """What the data set is called."""
+    source: str
+    """Where it is."""
+    available: int
+    """How many there were to draw from."""
+
+    @property
+    def digest(self) -> str:
+        """Content hash of what is asked, and in which order."""
+        return content_hash([question._asdict() for question in self.questions])
+
+
+def prompt_set(config: SteerConfig, out: Path) -> PromptSet:
+    """The prompts that a trial asks.
+
+    Args:
+        out: the folder of runs.
+
+    Raises:
+        DataError: the file cannot be read, or a line of it is not a prompt.
+        ConfigError: fewer prompts than the last rung asks for.
+    """
+    found = _all(config, out)
+    most = config.rungs[-1]
+    name = _name(config)
+    if len(found) < most:
+        raise ConfigError(
+            f"`rungs` must not ask for more prompts than there are, but the last one is {most} and "
+            f"{name} has {len(found)}. Lower it."
+        )
+    order = Seed(config.seed).child("prompts").numpy().permutation(len(found))[:most]
+    source = "" if config.prompts.kind == "nursery" else str(config.prompts.path)
+    chosen = [found[i] for i in order]
+    return PromptSet(chosen, np.arange(most) % 2 == 0, name, source or name, len(found))
+
+
+def _name(config: SteerConfig) -> str:
+    prompts = config.prompts
+    return (
+        f"nursery questions ({prompts.split})" if prompts.kind == "nursery" else prompts.path.stem
+    )
+
+
+def _all(config: SteerConfig, out: Path) -> list[Question]:
+    match config.prompts.kind:
+        case "nursery":
+            return nursery_questions(config, out)
+        case "jsonl":
+            return read_questions(config.prompts.path)
+        case "flames":
+            return flames_questions(config.prompts)
+
+
+def nursery_questions(config: SteerConfig, out: Path) -> list[Question]:
+    """A question about each distinct action of the split, with the answer that people would give."""
+    assert config.prompts.kind == "nursery", "other prompts are files"
+    known = {row.action for row in rows_of("train", config.data, out)}
+    rows = {row.action: row for row in rows_of(config.prompts.split, config.data, out)}
+    return [
+        Question(str(number), f"{QUESTIONS[0]} {action}", reference=ANSWERS[row.grade])
+        for number, (action, row) in enumerate(rows.items())
+        if config.prompts.split == "train" or action not in known
+    ]
+
+
+def flames_questions(prompts: FlamesPrompts) -> list[Question]:
+    """The prompts of the published file, numbered from 0 in its order.
+
+    Raises:
+        DataError: the file cannot be read, or a line lacks a field or has an empty prompt.
+    """
+    try:
+        lines = prompts.path.read_text("utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{prompts.path} cannot be read as lines of JSON: {error}.") from error
+    for number, row in enumerate(rows, 1):
+        for name in ("dimension", "prompt"):
+            if not isinstance(row, dict) or not str(row.get(name) or "").strip():
+                raise DataError(
+                    f"`{name}` must not be missing or empty: row {number}, {prompts.path}."
+                )
+    return [Question(str(i), row["prompt"], row["dimension"]) for i, row in enumerate(rows)]

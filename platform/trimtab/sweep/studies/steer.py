@@ -1,0 +1,265 @@
+"""Steering swept: a trial is one layer, its strengths and controls are arms of the same batches.
+
+A trial reports after each rung of prompts, so a layer may be stopped after its first ones. What it
+stands at is `steer/chosen/net` of its best strength, on the half of the prompts that chooses; with
+its last report comes `steer/held_out/net`, on the other half, and with the sweep's best trial the
+best (layer, strength) has both on the parent run. MLflow has a run for each (layer, arm), step =
+prompts. Sensitive texts stay in the folder of answers (`trimtab.stream.steer_tables`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from trimtab.core.errors import ConfigError, ModelError
+from trimtab.core.hashing import content_hash, file_hash
+from trimtab.core.tracker import Metric
+from trimtab.evaluation.decoding import prompt_tokens
+from trimtab.evaluation.judges.build import make_judge
+from trimtab.evaluation.judges.rubric import load_rubric
+from trimtab.models.configs import config_of
+from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
+from trimtab.models.loading import describe, read_tokenizer
+from trimtab.models.nursery import NurseryConfig
+from trimtab.models.nursery_fit import new_model
+from trimtab.models.registry import REGISTRY
+from trimtab.models.twins import twin_config
+from trimtab.models.weights import Weights, weigh
+from trimtab.report.steer import cell_rows, cells, draw_steer
+from trimtab.sae.folder import ABOUT
+from trimtab.sae.saelens import SETTINGS
+from trimtab.stream.config import NURSERY, TWIN
+from trimtab.stream.machine import known_machine
+from trimtab.stream.steer import Layer, Ready, make_ready
+from trimtab.stream.steer_arms import arm_name, told_arms
+from trimtab.stream.steer_coders import Patterns, check_coder
+from trimtab.stream.steer_config import CoderFolders, SteerConfig
+from trimtab.stream.steer_prompts import PromptSet, prompt_set
+from trimtab.stream.steer_tables import copy_to
+from trimtab.stream.tasks import Report as Progress
+from trimtab.sweep.results import write_table
+from trimtab.sweep.study import Estimate, Prepared, Report
+
+CHOSEN: Final = "steer/chosen/net"
+HELD_OUT: Final = "steer/held_out/net"
+TABLE: Final = "steer-arms.parquet"
+_CORE_FLOPS: Final = 3e9
+"""Operations a second of one core where a small model decodes. Measured: nursery, 250 answers/s."""
+_TOKENS_PER_PROMPT: Final = 30
+"""Of a prompt, before its model's tokenizer has counted it."""
+
+
+class Facts(NamedTuple):
+    """What is known before anything is loaded."""
+
+    weights: Weights
+    """What the model weighs, and its shape."""
+    prompts: PromptSet
+    """What is asked."""
+    machine: Machine
+    """What it would run on."""
+
+
+class SteerStudy:
+    """See `trimtab.sweep.study.Study`."""
+
+    experiment = "trimtab/steer"
+    kind = SteerConfig
+    curve = frozenset({CHOSEN, "steer/best_alpha"})
+    final = frozenset({CHOSEN, HELD_OUT, "steer/best_alpha"})
+    live: frozenset[str] = frozenset()
+
+    def survey(self, base: SteerConfig, out: Path) -> Facts:
+        """See `Study`. Prompts, judge, rubrics and chat template are looked at here."""
+        _check_judge(base)
+        prompts = prompt_set(base, out)
+        if not base.model.id.startswith((NURSERY, TWIN)):
+            tokenizer = read_tokenizer(base.model)
+            for question in prompts.questions:
+                prompt_tokens(tokenizer, question, base.decoding)
+        elif base.model.id == f"{NURSERY}base" and base.decoding.template == "chat":
+            raise ModelError(
+                "nursery:base has no chat template. Set `decoding.template: raw` to give it the "
+                "prompts as they are, or steer nursery:instruct."
+            )
+        with known_machine() as machine:
+            return Facts(_weights(base), prompts, machine)
+
+    def check(self, trial: SteerConfig, facts: Facts) -> None:
+        """See `Study`."""
+        layer, num_layers = trial.layer, facts.weights.num_layers
+        if layer >= num_layers:
+            raise ConfigError(
+                f"`layer < num_layers` must hold, but got ({layer=}, {num_layers=}) for "
+                f"{trial.model.label}. Layers count from 0; the last one is {num_layers - 1}."
+            )
+        coders = trial.coders
+        if coders.kind == "folders":
+            for path in Patterns(*coders.patterns).folders(layer).values():
+                check_coder(path, layer, facts.weights.d_model, trial.model.id)
+        elif coders.extract.layers != "all" and layer not in coders.extract.layers:
+            raise ConfigError(
+                f"Every layer of a sweep must get its coders, but layer {layer} is not among "
+                f"`coders.extract.layers` {list(coders.extract.layers)}."
+            )
+
+    def estimate(self, trial: SteerConfig, facts: Facts) -> Estimate:
+        """See `Study`. Judging is left out: nothing is known of its speed."""
+        weights, machine = facts.weights, facts.machine
+        answers = trial.rungs[-1] * len(told_arms(trial))
+        tokens = answers * (2 * _TOKENS_PER_PROMPT + trial.decoding.max_new_tokens)
+        if machine.gpu is not None:
+            rate = machine.gpu.flops * COMPUTE_EFFICIENCY * 0.1
+            said = f"{rate / 1e12:.0f} TFLOP/s in decoding on a {machine.gpu.kind}"
+        else:
+            rate, said = _CORE_FLOPS, f"{_CORE_FLOPS / 1e9:.0f} GFLOP/s in decoding on a core"
+        bytes_each = 4 if weights.published == "float32" else 2
+        return Estimate(
+            memory=weights.parameters * bytes_each,
+            seconds=tokens * 2 * weights.active / rate,
+            disk=answers * 8 * trial.decoding.max_new_tokens,
+            rate=said,
+        )
+
+    def prepare(self, base: SteerConfig, out: Path, report: Progress) -> Prepared:
+        """See `Study`: the model and its coders, where they are to be made."""
+        ready, card = make_ready(base, out, report)
+        prompts = prompt_set(base, out)
+        coders = (
+            _stamp(base.coders, card.num_layers) if base.coders.kind == "folders" else ready.aligned
+        )
+        return Prepared(
+            identity=content_hash([ready.key, prompts.digest, coders]),
+            payload=ready,
+            tags={
+                "model": card.id,
+                "family": card.family,
+                "group": card.group,
+                "data_hash": prompts.digest,
+                "sensitive": str(base.is_sensitive).lower(),
+            },
+            dataset=(
+                prompts.name,
+                prompts.digest,
+                prompts.source,
+                {"prompts": len(prompts.questions), "available": prompts.available},
+            ),
+        )
+
+    def runs(self, trial: SteerConfig) -> Mapping[str, Mapping[str, object]]:
+        """See `Study`: one run for each arm of the layer."""
+        return {
+            name: {"arm": arm.kind, "alpha": arm.alpha, "layer": trial.layer}
+            for name, arm in told_arms(trial).items()
+        }
+
+    def start(self, trial: SteerConfig, prepared: Prepared, device: torch.device) -> "Steering":
+        """See `Study`."""
+        return Steering(trial, prepared.payload, device)
+
+    def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """Heat maps of layer and strength, and the table of every (layer, arm)."""
+        found = cells(trials)
+        if not found:
+            return []
+        write_table(cell_rows(found), folder / TABLE)
+        return [*draw_steer(found, folder), folder / TABLE]
+
+
+class Steering:
+    """See `trimtab.sweep.study.Running`: one layer, rung by rung."""
+
+    def __init__(self, trial: SteerConfig, ready: Ready, device: torch.device) -> None:
+        """Loads model, coders and judge.
+
+        Raises:
+            TrimtabError: one of them cannot be used.
+        """
+        self._trial = trial
+        self._layer = Layer(trial, ready, device)
+
+    def load(self, folder: Path) -> None:
+        """See `Running`."""
+        self._layer.load(folder)
+
+    def save(self, folder: Path) -> None:
+        """See `Running`."""
+        self._layer.save(folder)
+
+    def reports(self) -> Iterator[Report]:
+        """See `Running`; one report a rung."""
+        while self._layer.rungs_done < len(self._trial.rungs):
+            self._layer.advance()
+            yield self._report(held_out=False)
+
+    def finish(self, folder: Path) -> Report:
+        """See `Running`; tables, without sensitive texts."""
+        last = self._report(held_out=True)
+        best_arm = arm_name("aligned", last.scores["steer/best_alpha"])
+        files = self._layer.write(best_arm)
+        copy_to(files.shared(sensitive=self._trial.is_sensitive), folder)
+        return last
+
+    def _report(self, *, held_out: bool) -> Report:
+        """A score on the held-out half is told with the last report only: no one chooses by it."""
+        rungs = self._trial.rungs
+        asked = rungs[self._layer.rungs_done - 1]
+        arms = self._layer.arms()
+        _, best = self._layer.best()
+        scores = best | self._layer.scores(arms)
+        kept = {k: v for k, v in scores.items() if held_out or not k.startswith(_UNSEEN)}
+        metrics = {
+            arm: [Metric(name, value, asked) for name, value in found.items()]
+            for arm, found in arms.items()
+        }
+        return Report(asked / rungs[-1], metrics, kept)
+
+
+_UNSEEN: Final = ("steer/held_out/", "held_out_")
+
+
+def _weights(base: SteerConfig) -> Weights:
+    """The model's shape and size; no weight is read, nothing is made."""
+    name = base.model.id
+    if name.startswith(NURSERY):
+        made = NurseryConfig()
+        return weigh(new_model(made, made.vocab_size, 0).config)
+    if name.startswith(TWIN) and (known := REGISTRY.get(name.removeprefix(TWIN))):
+        return weigh(twin_config(known))
+    return weigh(config_of(base.model), base.model.dtype)
+
+
+def _check_judge(base: SteerConfig) -> None:
+    """Refuses a judge whose files, key or model are missing.
+
+    Raises:
+        TrimtabError: names what is.
+    """
+    if base.judge.kind == "local":
+        describe(base.judge.model)
+    else:
+        make_judge(base.judge)
+    named = [
+        rubric for of in base.evaluation.aspects for rubric in (of.rubric, *of.rubric_in.values())
+    ]
+    pairwise = base.evaluation.pairwise
+    if pairwise is not None and pairwise != "scores":
+        named.append(pairwise.rubric)
+    for name in named:
+        load_rubric(name)
+
+
+def _stamp(coders: CoderFolders, num_layers: int) -> list[str]:
+    """What says that coders are the same as before: their records, which hold our checksums."""
+    folders = [
+        folder
+        for layer in range(num_layers)
+        for folder in Patterns(*coders.patterns).folders(layer).values()
+    ]
+    records = [folder / name for folder in folders for name in (ABOUT, SETTINGS)]
+    return [file_hash(record) for record in records if record.is_file()]
+
+
+STUDY = SteerStudy()
