@@ -73,6 +73,8 @@ EXTRACTION: Final = (
 PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
 HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
 """Bytes of weights that one worker really held after loading."""
+SWEEP: Final = tuple(f"sweep/{kind}" for kind in ("finished", "stopped", "failed", "killed"))
+"""Trials of a sweep by how they ended, in its parent run."""
 TRAINING: Final = (
     *(
         f"train/{name}"
@@ -181,6 +183,7 @@ NAMES: Final = BY_LAYER.union(
     EXTRACTION,
     HELD,
     TRAINING,
+    SWEEP,
     SAE_QUALITY,
     LATENTS,
     ALIGNED,

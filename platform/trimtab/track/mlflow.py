@@ -5,8 +5,9 @@ it answers, creates its tables (3 to 5 s the first time) and the experiments. `M
 writes one run through a client of its own: no active run, no global tracking URI, so that several
 runs can be open in one process.
 
-A report is one `log_batch` (per 1,000 metrics: 0.2 s into SQLite), never a call per metric.
-Reading runs back is not here.
+A report is one `log_batch` (per 1,000 metrics: 0.2 s into SQLite), never a call per metric. A run
+may be the child of another one, and an interrupted one is opened again by its id; `find_runs` says
+which ids there are.
 """
 
 import json
@@ -19,7 +20,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 # MLflow reports its use to its makers from a background thread unless told not to before it is
 # imported. Runs here may concern sensitive data, or have no network: off unless the user says on.
@@ -38,6 +39,8 @@ from trimtab.track.rules import checked, status
 EXPERIMENTS: Final = ("trimtab/diagnose", "trimtab/sae")
 """The experiment of each job."""
 
+_PARENT: Final = "mlflow.parentRunId"
+_RUNS_PER_CALL: Final = 1000
 _METRICS_PER_CALL: Final = 1000
 _PARAMS_PER_CALL: Final = 100
 _PARAM_LENGTH: Final = 6000
@@ -108,6 +111,67 @@ def run_exists(uri: str, run_id: str) -> bool:
     return run.info.lifecycle_stage == "active"
 
 
+class Found(NamedTuple):
+    """A run that is in a store."""
+
+    run_id: str
+    """MLflow's id."""
+    name: str
+    """What the UI shows."""
+    status: str
+    """RUNNING, FINISHED, FAILED or KILLED."""
+    parent: str
+    """The id of its parent run; empty if it has none."""
+    tags: dict[str, str]
+    """Ours; MLflow's own are left out."""
+    params: dict[str, str]
+    """As they were logged."""
+    metrics: dict[str, float]
+    """The last value of each."""
+
+
+def find_runs(uri: str, experiment: str, tags: Mapping[str, str]) -> list[Found]:
+    """The runs of an experiment that have these tags, oldest first.
+
+    Args:
+        tags: names of letters, digits and underscores; all must match.
+
+    Raises:
+        TrackError: the store does not answer.
+    """
+    query = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+    found: list[ml.Run] = []
+    with _translated(uri):
+        client = MlflowClient(tracking_uri=uri)
+        where = client.get_experiment_by_name(experiment)
+        token = None if where is not None else ""
+        while token != "":
+            assert where is not None
+            page = client.search_runs(
+                [where.experiment_id],
+                query,
+                max_results=_RUNS_PER_CALL,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            found += page
+            token = page.token or ""
+    return [_found(run) for run in found]
+
+
+def _found(run: ml.Run) -> Found:
+    tags = run.data.tags
+    return Found(
+        run_id=run.info.run_id,
+        name=run.info.run_name or "",
+        status=run.info.status,
+        parent=tags.get(_PARENT, ""),
+        tags={name: value for name, value in tags.items() if not name.startswith("mlflow.")},
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+    )
+
+
 def ui_command(uri: str) -> str:
     """The shell line that opens the MLflow UI on a store."""
     if uri.startswith(("http://", "https://")):
@@ -118,7 +182,16 @@ def ui_command(uri: str) -> str:
 class MlflowTracker:
     """One MLflow run. See `trimtab.core.tracker.Tracker` for what each method means."""
 
-    def __init__(self, experiment: str, run_name: str, uri: str, run_id: str = "") -> None:
+    def __init__(
+        self,
+        experiment: str,
+        run_name: str,
+        uri: str,
+        run_id: str = "",
+        *,
+        tags: Mapping[str, str] | None = None,
+        parent: str = "",
+    ) -> None:
         """Names the run; it is created when the tracker is entered.
 
         Args:
@@ -126,10 +199,13 @@ class MlflowTracker:
             run_name: what the UI shows.
             uri: what `prepare_store` returned.
             run_id: of a run that was begun before, to be gone on with.
+            tags: set in the call that creates the run, so that it can be found from then on.
+            parent: the id of the run that this one is shown below.
         """
         self._experiment = experiment
         self._run_name = run_name
         self._uri = uri
+        self._tags = dict(tags or {}) | ({_PARENT: parent} if parent else {})
         self.run_id = run_id
         """MLflow's id of the run; empty until the tracker is entered."""
         with _translated(uri):
@@ -182,13 +258,19 @@ class MlflowTracker:
                 return self
             experiment = self._client.get_experiment_by_name(self._experiment)
             assert experiment is not None, f"prepare_store must create {self._experiment} first"
-            run = self._client.create_run(experiment.experiment_id, run_name=self._run_name)
+            run = self._client.create_run(
+                experiment.experiment_id, tags=self._tags, run_name=self._run_name
+            )
             self.run_id = run.info.run_id
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.end(status(kind))
+
+    def end(self, state: str) -> None:
+        """Closes the run as FINISHED, FAILED or KILLED."""
         with _translated(self._uri):
-            self._client.set_terminated(self.run_id, status(kind))
+            self._client.set_terminated(self.run_id, state)
 
 
 def _sqlite_folder(uri: str) -> Path | None:

@@ -1,0 +1,191 @@
+"""The figures that every sweep has: its trials across their settings, and which settings mattered.
+
+Parallel coordinates: one line per finished trial, one axis per setting that varied, the objective
+at the right and as colour. A setting whose values span a factor of 30 has a logarithmic axis; one
+that is no number has its values evenly spaced, in order of first appearance.
+
+Inselberg 1985 (parallel coordinates).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+
+from trimtab.core.files import writable_folder
+from trimtab.report.style import GREY, SMALL, VIRTUE_COLOUR, new_figure, panel, save, say
+
+_LOG_SPAN: Final = 30.0
+_MOST_AXES: Final = 8
+_MOST_TICKS: Final = 6
+_HEIGHT: Final = 2.8
+"""Inches."""
+
+Row = Mapping[str, Any]
+
+
+class _Scale(NamedTuple):
+    """One axis of parallel coordinates."""
+
+    places: list[float]
+    """Of each trial, 0 at the bottom to 1 at the top."""
+    ticks: list[tuple[float, str]]
+    """Place and label."""
+
+
+def draw_sweep(
+    rows: Sequence[Row],
+    prefix: str,
+    metric: str,
+    importance: Mapping[str, float],
+    folder: Path,
+) -> list[Path]:
+    """Draws the figures of a sweep and returns the PNG files.
+
+    Args:
+        rows: finished trials, best first, each with `objective`.
+        prefix: what the columns of settings begin with.
+        metric: the objective's name.
+        importance: share of the objective's variance by setting, most first.
+        folder: where they go.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    writable_folder(folder)
+    return [
+        save(parallel_coordinates(rows, prefix, metric), folder / "parallel-coordinates.png"),
+        save(importance_bars(importance, metric, len(rows)), folder / "importance.png"),
+    ]
+
+
+def parallel_coordinates(rows: Sequence[Row], prefix: str, metric: str) -> Figure:
+    """One line per trial across the settings that varied; the best is drawn thick."""
+    figure = new_figure("Trials across their settings", _HEIGHT, 0)
+    axes = figure.add_subplot()
+    varied = _varied(rows, prefix)[: _MOST_AXES - 1]
+    if not varied:
+        panel(axes, "", _counted(rows))
+        say(axes, "No setting varied among finished trials")
+        return figure
+    columns = [*varied, "objective"]
+    scales = [_scale([row[column] for row in rows]) for column in columns]
+    values = [row["objective"] for row in rows]
+    colours = colormaps["viridis"]
+    norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
+    for i in reversed(range(len(rows))):
+        places = [scale.places[i] for scale in scales]
+        axes.plot(
+            range(len(columns)),
+            places,
+            color=colours(norm(values[i])),
+            linewidth=2.6 if i == 0 else 1.0,
+            alpha=1.0 if i == 0 else 0.75,
+            marker="o",
+            markersize=4 if i == 0 else 2.5,
+            label="best" if i == 0 else None,
+        )
+    labels = [*(column.removeprefix(prefix) for column in varied), metric]
+    _dress(axes, labels, scales)
+    panel(axes, "", _counted(rows) + "; the thick line is the best")
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, aspect=30)
+    bar.set_label(metric, fontsize=SMALL)
+    bar.ax.tick_params(labelsize=SMALL - 1)
+    return figure
+
+
+def importance_bars(importance: Mapping[str, float], metric: str, num_trials: int) -> Figure:
+    """Share of the objective's variance that each setting explains by itself."""
+    figure = new_figure(f"What {metric} depends on", max(1.2, 0.3 * len(importance) + 0.8), 0)
+    axes = figure.add_subplot()
+    panel(axes, "", f"{num_trials} finished trials; functional ANOVA on a random forest")
+    if not importance:
+        say(axes, "Too few finished trials to tell")
+        return figure
+    names = list(importance)[::-1]
+    axes.barh(names, [importance[name] for name in names], color=VIRTUE_COLOUR, height=0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("share of the variance over the space", fontsize=SMALL + 1)
+    axes.grid(visible=False, axis="y")
+    for place, name in enumerate(names):
+        axes.text(
+            importance[name] + 0.01,
+            place,
+            f"{importance[name]:.2f}",
+            va="center",
+            fontsize=SMALL,
+            color=GREY,
+        )
+    return figure
+
+
+def _dress(axes: Axes, labels: Sequence[str], scales: Sequence[_Scale]) -> None:
+    axes.set_xticks(range(len(labels)), [_wrapped(label) for label in labels])
+    axes.set_yticks([])
+    axes.set_ylim(-0.06, 1.06)
+    axes.set_xlim(-0.25, len(labels) - 0.75)
+    for place, scale in enumerate(scales):
+        axes.axvline(place, color=GREY, linewidth=0.8, zorder=0)
+        for y, text in scale.ticks:
+            axes.annotate(
+                text,
+                (place, y),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=SMALL - 1,
+                color="0.25",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.4},
+            )
+
+
+def _varied(rows: Sequence[Row], prefix: str) -> list[str]:
+    columns = [column for column in (rows[0] if rows else {}) if column.startswith(prefix)]
+    return [column for column in columns if len({repr(row[column]) for row in rows}) > 1]
+
+
+def _scale(values: Sequence[Any]) -> _Scale:
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+        return _named_scale(values)
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high / low >= _LOG_SPAN
+    ends = np.log([low, high]) if logarithmic else np.array([low, high], dtype=float)
+    span = float(ends[1] - ends[0]) or 1.0
+
+    def place(value: float) -> float:
+        return float(((math.log(value) if logarithmic else value) - ends[0]) / span)
+
+    distinct = sorted(set(values))
+    if len(distinct) <= _MOST_TICKS:
+        shown = distinct
+    else:
+        even = np.linspace(ends[0], ends[1], 4)
+        shown = [float(x) for x in (np.exp(even) if logarithmic else even)]
+    return _Scale([place(v) for v in values], [(place(v), f"{v:.3g}") for v in shown])
+
+
+def _named_scale(values: Sequence[Any]) -> _Scale:
+    names = list(dict.fromkeys(str(value) for value in values))
+    last = max(1, len(names) - 1)
+    return _Scale(
+        [names.index(str(value)) / last for value in values],
+        [(i / last, name) for i, name in enumerate(names)],
+    )
+
+
+def _wrapped(label: str) -> str:
+    """A path over two lines, so that neighbours do not touch."""
+    head, dot, tail = label.replace("/", ".").rpartition(".")
+    return f"{head}\n{tail}" if dot else label
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    return f"{len(rows)} finished trial" + ("" if len(rows) == 1 else "s")
