@@ -36,7 +36,7 @@ from trimtab.evaluation.prompts import Question
 from trimtab.models.loading import ModelCard, ModelConfig, describe, load
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.steer_arms import arms_of, materials_of, told_arms
-from trimtab.stream.steer_coders import Patterns, made
+from trimtab.stream.steer_coders import Folders, folders_of, made
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_results import Given, Metrics, best, by_arm, held_out, scores_of
@@ -56,10 +56,8 @@ class Ready(NamedTuple):
     """The model's configuration, where it lies."""
     key: str
     """Names the model in the keys of answers."""
-    aligned: str
-    """Pattern of the aligned coders' folders."""
-    unaligned: str
-    """Pattern of the unaligned ones; empty where there are none."""
+    coders: dict[int, Folders]
+    """By layer, where they were made; empty where the configuration names their folders."""
     answers: str
     """Folder that a folder of each layer is in."""
     out: str
@@ -79,16 +77,12 @@ def make_ready(config: SteerConfig, out: Path, report: Report) -> tuple[Ready, M
     prompts = prompt_set(config, out)
     for question in prompts.questions:
         prompt_tokens(tokenizer, question, config.decoding)
-    coders = config.coders
-    if coders.kind == "made":
-        patterns = made(config, spec, out, report)
-    else:
-        patterns = Patterns(*(at and str(Path(at).resolve()) for at in coders.patterns))
+    coders = made(config, spec, out, report) if config.coders.kind == "made" else {}
     key = content_hash(card.identity)
     asked = content_hash([key, config.decoding.model_dump(mode="json"), prompts.digest])
     answers = out / "answers" / f"{card.label}-{asked}"
     told = spec.model_dump(mode="json")
-    return Ready(told, key, *patterns, str(answers), str(out)), card
+    return Ready(told, key, coders, str(answers), str(out)), card
 
 
 class Layer:
@@ -115,7 +109,11 @@ class Layer:
         }
         self.told = told_arms(config)
         self.folder = Path(ready.answers) / f"layer-{config.layer:02d}"
-        folders = Patterns(ready.aligned, ready.unaligned).folders(config.layer)
+        folders = (
+            folders_of(config.coders, config.layer)
+            if config.coders.kind == "folders"
+            else ready.coders[config.layer]
+        )
         self._materials = materials_of(config, folders, self.loaded, list(self.tokens.values()))
         self._speaker = Speaker(self.loaded, self._materials, config.decoding)
         self._store = AnswerStore(self.folder)

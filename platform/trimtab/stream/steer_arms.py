@@ -10,7 +10,7 @@ Latents to be changed at random are drawn among those that fire on the very prom
 that is silent there would be no control. Cost: one pass over the prompts up to the layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -86,7 +86,7 @@ def _arm(kind: ArmKind, alpha: float, layer: int) -> Arm:
 
 def materials_of(
     config: SteerConfig,
-    folders: dict[str, Path],
+    folders: Mapping[str, str],
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
 ) -> Materials:
@@ -104,7 +104,7 @@ def materials_of(
     weight = next(p for p in loaded.model.parameters() if p.is_floating_point())
     coders: dict[str, Coder] = {}
     for name, folder in folders.items():
-        sae, about = load_sae(folder)
+        sae, about = load_sae(Path(folder))
         coders[name] = Coder(sae.to(weight.device), layer=about.layer)
     aligned = coders["aligned"].sae
     if "random_latents" in config.arms:

@@ -2,52 +2,51 @@
 
 Either they are there, and `described` says what they are from their settings alone (a coder of
 65,536 latents has 2 GB of weights), so that one of another width, model or layer is refused before
-the first trial; or they are made, by the drivers that `trimtab train` and `trimtab align` run,
-whose folders are named by what made them and reused.
+the first trial; or they are made, by the drivers of `trimtab train` and `trimtab align`, whose
+folders are named by what made them and reused.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from trimtab.core.errors import CoderError
-from trimtab.core.files import writable_folder
-from trimtab.core.hashing import content_hash
-from trimtab.core.seeds import Seed
-from trimtab.edits.align import align
-from trimtab.locate.folds import Data
-from trimtab.locate.latents import locate
 from trimtab.models.loading import ModelConfig
 from trimtab.sae.about import layer_of_hook
 from trimtab.sae.files import count, read_settings
-from trimtab.sae.folder import ABOUT, load_sae, save_sae
-from trimtab.sae.rows import stored_rows
+from trimtab.sae.folder import ABOUT
 from trimtab.sae.saelens import SETTINGS
-from trimtab.stream.activations import Activations, activations
-from trimtab.stream.config import ExtractJob
-from trimtab.stream.steer_config import LAYER, MadeCoders, SteerConfig
+from trimtab.stream.align import align
+from trimtab.stream.moral_config import AlignJob
+from trimtab.stream.steer_config import LAYER, CoderFolders, SteerConfig
 from trimtab.stream.tasks import Report
 from trimtab.stream.train import train
 from trimtab.stream.train_config import TrainJob
 
-ALIGNMENT_VERSION = 1
-"""Raised whenever the same configuration begins to give other aligned coders."""
+Folders = dict[str, str]
+"""`aligned` and perhaps `unaligned` -> the folder of a layer's autoencoder."""
 
 
-class Patterns(NamedTuple):
-    """Where coders are, with `{layer}` in the place of the layer's number."""
+def folders_of(coders: CoderFolders, layer: int) -> Folders:
+    """The folders of one layer.
 
-    aligned: str
-    """The aligned ones."""
-    unaligned: str
-    """What they were before; empty where there are none."""
+    Raises:
+        CoderError: none fits a pattern, or several do.
+    """
+    patterns = {"aligned": coders.aligned, "unaligned": coders.unaligned}
+    return {name: _only(pattern, layer) for name, pattern in patterns.items() if pattern}
 
-    def folders(self, layer: int) -> dict[str, Path]:
-        """The folders of one layer, by what they are."""
-        named = {"aligned": self.aligned, "unaligned": self.unaligned}
-        return {name: Path(at.replace(LAYER, str(layer))) for name, at in named.items() if at}
+
+def _only(pattern: str, layer: int) -> str:
+    path = Path(pattern.replace(LAYER, str(layer))).expanduser().resolve()
+    if "*" not in str(path):
+        return str(path)
+    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    if len(found) != 1:
+        raise CoderError(
+            f"One folder must fit {path}, but {len(found)} do"
+            f"{': ' + ', '.join(map(str, found)) if found else ''}. Say more of its name in `coders`."
+        )
+    return str(found[0])
 
 
 class Described(NamedTuple):
@@ -122,7 +121,7 @@ def _last(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2].lower()
 
 
-def made(config: SteerConfig, spec: ModelConfig, out: Path, report: Report) -> Patterns:
+def made(config: SteerConfig, spec: ModelConfig, out: Path, report: Report) -> dict[int, Folders]:
     """Trains and aligns a coder for each layer that is read, where they are not there yet.
 
     Args:
@@ -134,37 +133,19 @@ def made(config: SteerConfig, spec: ModelConfig, out: Path, report: Report) -> P
     """
     coders = config.coders
     assert coders.kind == "made", "folders are there"
-    shared = {"data": config.data, "extract": coders.extract, "workers": coders.workers, "out": out}
-    trained = train(TrainJob(model=spec, train=coders.train, seed=coders.seed, **shared), report)
-    identity = content_hash(
-        [ALIGNMENT_VERSION, trained.folder.name, coders.align.model_dump(mode="json"), coders.seed]
+    job = TrainJob(
+        model=spec,
+        data=config.data,
+        extract=coders.extract,
+        workers=coders.workers,
+        train=coders.train,
+        seed=coders.seed,
+        evaluate=coders.evaluate,
+        out=out,
     )
-    folder = out / "aligned" / f"{trained.card.label}-{identity}"
-    missing = {k: at for k, at in trained.coders.items() if not _is_there(folder / f"layers.{k}")}
-    if missing:
-        found = activations(spec, ExtractJob(**shared), report)
-        for done, (layer, path) in enumerate(missing.items(), 1):
-            _align(coders, found, layer, path, folder / f"layers.{layer}")
-            report(f"{trained.card.label}: align", done, len(missing))
-    return Patterns(str(folder / f"layers.{LAYER}"), str(trained.folder / f"layers.{LAYER}"))
-
-
-def _is_there(folder: Path) -> bool:
-    return (folder / ABOUT).is_file()
-
-
-def _align(coders: MadeCoders, found: Activations, layer: int, path: Path, target: Path) -> None:
-    """One layer: moral latents found on validation rows, trained, and the coder saved."""
-    loaded = load_sae(path)
-    sae = loaded.sae.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    rows = stored_rows(found.store, coders.extract.pooling, found.store.layers, len(found.labels))
-    _, prompt = np.unique(found.scenarios.table["action"].to_numpy(), return_inverse=True)
-    data = Data(rows, layer, found.labels, prompt)
-    seed = Seed(coders.seed).child(f"align/{layer}")
-    validation = data.of_split(1)
-    located = locate(sae, validation, coders.align.latents, seed.child("locate"))
-    aligned = align(sae, located, data.of_split(0), validation, coders.align, seed)
-    told = {"unaligned": str(path), "align": coders.align.model_dump(mode="json")}
-    told |= {"epoch": aligned.best, "trained": len(aligned.trained)}
-    about = loaded.about.model_copy(update={"provenance": loaded.about.provenance | told})
-    save_sae(writable_folder(target), aligned.sae, about)
+    shared = job.model_dump(include={"model", "data", "extract", "workers", "seed", "out"})
+    found: dict[int, Folders] = {}
+    for layer, folder in train(job, report).coders.items():
+        aligned = align(AlignJob(**shared, sae=folder, align=coders.align), report)
+        found[layer] = {"aligned": str(aligned.coder), "unaligned": str(folder)}
+    return found

@@ -21,7 +21,7 @@ from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.models.loading import ModelConfig
 from trimtab.sae.config import TrainConfig
 from trimtab.stream.config import ExtractConfig, Split, WorkerConfig
-from trimtab.stream.train_config import AllRows
+from trimtab.stream.train_config import AllRows, EvaluateConfig
 
 LAYER: Final = "{layer}"
 """Where a layer's number goes in the path of a coder's folder."""
@@ -56,8 +56,8 @@ class FlamesPrompts(Config):
 
     kind: Literal["flames"]
     """Which prompts."""
-    path: Path
-    """The file as published: one JSON object a line with `dimension` and `prompt`."""
+    path: Path | None = None
+    """The released file; null fetches it."""
 
 
 Prompts = Annotated[NurseryPrompts | FilePrompts | FlamesPrompts, Field(discriminator="kind")]
@@ -76,6 +76,8 @@ class MadeCoders(Config):
     """How each is trained."""
     align: AlignConfig = Field(default_factory=AlignConfig)
     """How each is aligned."""
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    """What a trained one is measured on."""
     seed: NonNegativeInt = 0
     """Seed of training and alignment."""
 
@@ -86,7 +88,9 @@ class CoderFolders(Config):
     kind: Literal["folders"]
     """Where coders come from."""
     aligned: str
-    """The aligned coder's folder, with `{layer}` in the place of the layer's number."""
+    """The aligned coder's folder, with `{layer}` in the place of the layer's number. A `*` stands
+    for what differs by layer and is not known, if one folder fits:
+    `runs/aligned/Qwen3-8B-L{layer}-*/coder`."""
     unaligned: str = ""
     """The same before alignment; empty where there is none, and no arm needs it."""
 
@@ -96,11 +100,6 @@ class CoderFolders(Config):
         if path and LAYER not in path:
             raise ValueError(f"must have {LAYER} in the place of the layer's number")
         return path
-
-    @property
-    def patterns(self) -> tuple[str, str]:
-        """Both."""
-        return self.aligned, self.unaligned
 
 
 Coders = Annotated[MadeCoders | CoderFolders, Field(discriminator="kind")]

@@ -8,20 +8,20 @@ Nursery questions are about actions of the split asked for that no training row 
 is what the nursery's instruct was taught to say of such a verdict.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from trimtab.core.errors import ConfigError, DataError
+from trimtab.core.errors import ConfigError
 from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
+from trimtab.evaluation.flames import PUBLISHED, flames
 from trimtab.evaluation.prompts import Question, read_questions
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
 from trimtab.stream.nursery import rows_of
-from trimtab.stream.steer_config import FlamesPrompts, SteerConfig
+from trimtab.stream.steer_config import SteerConfig
 
 
 class PromptSet(NamedTuple):
@@ -63,16 +63,24 @@ def prompt_set(config: SteerConfig, out: Path) -> PromptSet:
             f"{name} has {len(found)}. Lower it."
         )
     order = Seed(config.seed).child("prompts").numpy().permutation(len(found))[:most]
-    source = "" if config.prompts.kind == "nursery" else str(config.prompts.path)
     chosen = [found[i] for i in order]
-    return PromptSet(chosen, np.arange(most) % 2 == 0, name, source or name, len(found))
+    return PromptSet(chosen, np.arange(most) % 2 == 0, name, _source(config), len(found))
 
 
 def _name(config: SteerConfig) -> str:
-    prompts = config.prompts
-    return (
-        f"nursery questions ({prompts.split})" if prompts.kind == "nursery" else prompts.path.stem
-    )
+    match config.prompts.kind:
+        case "nursery":
+            return f"nursery questions ({config.prompts.split})"
+        case "jsonl":
+            return config.prompts.path.stem
+        case "flames":
+            return "flames"
+
+
+def _source(config: SteerConfig) -> str:
+    if config.prompts.kind == "nursery":
+        return config.data.path
+    return str(config.prompts.path or PUBLISHED)
 
 
 def _all(config: SteerConfig, out: Path) -> list[Question]:
@@ -82,7 +90,7 @@ def _all(config: SteerConfig, out: Path) -> list[Question]:
         case "jsonl":
             return read_questions(config.prompts.path)
         case "flames":
-            return flames_questions(config.prompts)
+            return flames(config.prompts.path, out / "flames")
 
 
 def nursery_questions(config: SteerConfig, out: Path) -> list[Question]:
@@ -95,23 +103,3 @@ def nursery_questions(config: SteerConfig, out: Path) -> list[Question]:
         for number, (action, row) in enumerate(rows.items())
         if config.prompts.split == "train" or action not in known
     ]
-
-
-def flames_questions(prompts: FlamesPrompts) -> list[Question]:
-    """The prompts of the published file, numbered from 0 in its order.
-
-    Raises:
-        DataError: the file cannot be read, or a line lacks a field or has an empty prompt.
-    """
-    try:
-        lines = prompts.path.read_text("utf-8").splitlines()
-        rows = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{prompts.path} cannot be read as lines of JSON: {error}.") from error
-    for number, row in enumerate(rows, 1):
-        for name in ("dimension", "prompt"):
-            if not isinstance(row, dict) or not str(row.get(name) or "").strip():
-                raise DataError(
-                    f"`{name}` must not be missing or empty: row {number}, {prompts.path}."
-                )
-    return [Question(str(i), row["prompt"], row["dimension"]) for i, row in enumerate(rows)]

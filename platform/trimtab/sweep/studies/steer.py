@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from trimtab.core.errors import ConfigError, ModelError
-from trimtab.core.hashing import content_hash, file_hash
+from trimtab.core.hashing import content_hash
 from trimtab.core.tracker import Metric
 from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.judges.build import make_judge
@@ -22,20 +22,16 @@ from trimtab.evaluation.judges.rubric import load_rubric
 from trimtab.models.configs import config_of
 from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
 from trimtab.models.loading import describe, read_tokenizer
-from trimtab.models.nursery import NurseryConfig
-from trimtab.models.nursery_fit import new_model
-from trimtab.models.registry import REGISTRY
-from trimtab.models.twins import twin_config
+from trimtab.models.nursery_fit import NurseryConfig, new_model
 from trimtab.models.weights import Weights, weigh
 from trimtab.report.steer import cell_rows, cells, draw_steer
-from trimtab.sae.folder import ABOUT
-from trimtab.sae.saelens import SETTINGS
+from trimtab.stream import twins
 from trimtab.stream.config import NURSERY, TWIN
 from trimtab.stream.machine import known_machine
 from trimtab.stream.steer import Layer, Ready, make_ready
 from trimtab.stream.steer_arms import arm_name, told_arms
-from trimtab.stream.steer_coders import Patterns, check_coder
-from trimtab.stream.steer_config import CoderFolders, SteerConfig
+from trimtab.stream.steer_coders import check_coder, folders_of
+from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import PromptSet, prompt_set
 from trimtab.stream.steer_tables import copy_to
 from trimtab.stream.tasks import Report as Progress
@@ -85,7 +81,7 @@ class SteerStudy:
                 "prompts as they are, or steer nursery:instruct."
             )
         with known_machine() as machine:
-            return Facts(_weights(base), prompts, machine)
+            return Facts(_weights(base, out), prompts, machine)
 
     def check(self, trial: SteerConfig, facts: Facts) -> None:
         """See `Study`."""
@@ -97,8 +93,8 @@ class SteerStudy:
             )
         coders = trial.coders
         if coders.kind == "folders":
-            for path in Patterns(*coders.patterns).folders(layer).values():
-                check_coder(path, layer, facts.weights.d_model, trial.model.id)
+            for path in folders_of(coders, layer).values():
+                check_coder(Path(path), layer, facts.weights.d_model, trial.model.id)
         elif coders.extract.layers != "all" and layer not in coders.extract.layers:
             raise ConfigError(
                 f"Every layer of a sweep must get its coders, but layer {layer} is not among "
@@ -127,11 +123,8 @@ class SteerStudy:
         """See `Study`: the model and its coders, where they are to be made."""
         ready, card = make_ready(base, out, report)
         prompts = prompt_set(base, out)
-        coders = (
-            _stamp(base.coders, card.num_layers) if base.coders.kind == "folders" else ready.aligned
-        )
         return Prepared(
-            identity=content_hash([ready.key, prompts.digest, coders]),
+            identity=content_hash([ready.key, prompts.digest, ready.coders]),
             payload=ready,
             tags={
                 "model": card.id,
@@ -220,15 +213,14 @@ class Steering:
 _UNSEEN: Final = ("steer/held_out/", "held_out_")
 
 
-def _weights(base: SteerConfig) -> Weights:
-    """The model's shape and size; no weight is read, nothing is made."""
+def _weights(base: SteerConfig, out: Path) -> Weights:
+    """The model's shape and size; no weight is read, and only a twin is made."""
     name = base.model.id
     if name.startswith(NURSERY):
         made = NurseryConfig()
         return weigh(new_model(made, made.vocab_size, 0).config)
-    if name.startswith(TWIN) and (known := REGISTRY.get(name.removeprefix(TWIN))):
-        return weigh(twin_config(known))
-    return weigh(config_of(base.model), base.model.dtype)
+    (spec,) = twins.resolve((base.model,), out)
+    return weigh(config_of(spec), spec.dtype)
 
 
 def _check_judge(base: SteerConfig) -> None:
@@ -249,17 +241,6 @@ def _check_judge(base: SteerConfig) -> None:
         named.append(pairwise.rubric)
     for name in named:
         load_rubric(name)
-
-
-def _stamp(coders: CoderFolders, num_layers: int) -> list[str]:
-    """What says that coders are the same as before: their records, which hold our checksums."""
-    folders = [
-        folder
-        for layer in range(num_layers)
-        for folder in Patterns(*coders.patterns).folders(layer).values()
-    ]
-    records = [folder / name for folder in folders for name in (ABOUT, SETTINGS)]
-    return [file_hash(record) for record in records if record.is_file()]
 
 
 STUDY = SteerStudy()
