@@ -261,7 +261,6 @@ def _document(found: "Trained") -> dict[str, object]:
 
 
 def _print(found: "Trained", job: "TrainJob") -> None:
-    from trimtab.cli.show import near
     from trimtab.report.training import quality_table
     from trimtab.stream.twins import original
     from trimtab.track.mlflow import ui_command
@@ -281,17 +280,21 @@ def _print(found: "Trained", job: "TrainJob") -> None:
         f"{result.steps:,} steps: {how}",
         highlight=False,
     )
-    for title, paths in (
-        ("Autoencoders, for trimtab and SAELens", found.coders.values()),
-        ("For sparsify", found.exports.values()),
-        ("Figures", found.figures),
-    ):
-        if paths:
-            OUT.print(Text(f"\n{title}", style="bold"))
-        for path in paths:
-            OUT.print(Text(f"  {near(path)}"), soft_wrap=True)
+    _folders("Autoencoders, for trimtab and SAELens", list(found.coders.values()))
+    _folders("For sparsify", list(found.exports.values()))
+    _folders("Figures", found.figures)
     OUT.print(f"\nMLflow run {found.run_id} in trimtab/sae:", highlight=False)
     OUT.print(Text(ui_command(found.tracking_uri), style="bold"), soft_wrap=True)
+
+
+def _folders(title: str, paths: list[Path]) -> None:
+    """A folder and what of it is meant, on one line."""
+    from trimtab.cli.show import near
+
+    if paths:
+        OUT.print(Text(f"\n{title}", style="bold"))
+        names = ", ".join(path.name for path in paths)
+        OUT.print(Text(f"  {near(paths[0].parent)}: {names}"), soft_wrap=True)
 
 
 def _table(rows: "list[dict[str, Cell]]") -> Table:

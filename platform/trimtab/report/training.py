@@ -26,7 +26,7 @@ Learning = Mapping[str, Mapping[int, Mapping[int, float]]]
 PANELS: Final = {
     "validation/fvu": "variance unexplained",
     "validation/l0": "active latents (L0)",
-    "train/dead": "dead latents",
+    "validation/dead": "latents never active",
 }
 """Learning curves that are drawn -> what stands at their axis."""
 COLUMNS: Final = {
@@ -82,6 +82,7 @@ def learning(curves: Learning, subtitle: str) -> Figure:
         for layer, values in by_layer.items():
             steps = sorted(values)
             axes.plot(steps, [values[s] for s in steps], linewidth=1.2, **styles[layer])
+        axes.set_ylim(bottom=0)
     panels[-1].set_xlabel("optimiser step", fontsize=SMALL + 1)
     figure.align_ylabels(list(panels))
     legend(figure, named, panels[-1])

@@ -26,7 +26,7 @@ class LayerRows:
 
     def __init__(
         self,
-        shards: Mapping[int, Sequence[Float[Tensor, "prompts d_model"]]],
+        shards: Mapping[int, Sequence[Float[Tensor, "_ d_model"]]],
         shard_of_row: Int[np.ndarray, " n"],
         prompt_of_row: Int[np.ndarray, " n"],
     ) -> None:

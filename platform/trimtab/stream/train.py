@@ -313,7 +313,7 @@ def _outcome(todo: _Todo, result: Result, run_id: str, uri: str, *, reused: bool
 def _files(todo: _Todo, result: Result, curves: Sequence[Point]) -> list[tuple[Path, str]]:
     """Figures and tables, with the artifact folder of each. Weights stay where they are."""
     config = todo.job.train.coder
-    subtitle = f"{todo.label}, {said(config)}, {len(todo.rows.train):,} rows"
+    subtitle = f"{todo.label}, {said(config)}, {len(todo.rows.train):,} training rows"
     drawn = draw_training(by_metric(curves), result.metrics, subtitle, todo.folder / FIGURES)
     return [
         *((path, "figures") for path in drawn),
