@@ -73,6 +73,41 @@ EXTRACTION: Final = (
 PRECISIONS: Final = ("nf4", "mxfp4", "int8", "uint8", "float16", "bfloat16", "float32")
 HELD: Final = tuple(f"held_bytes/{precision}" for precision in (*PRECISIONS, "total"))
 """Bytes of weights that one worker really held after loading."""
+DIMENSIONS: Final = ("fairness", "safety", "morality", "legality", "data_protection")
+"""The parts of Flames."""
+EVALUATION: Final = (
+    *(
+        f"evaluation/{name}/{of}"
+        for name in (
+            *("win_rate", "win_rate_low", "win_rate_high"),  # Wilson
+            *("win_rate_bootstrap_low", "win_rate_bootstrap_high"),
+            *("wins", "ties", "losses", "failed", "sign_p"),
+            *("psc1", "safety", "safety_low", "safety_high", "safety_failed"),
+            *("psc2", "emotion", "emotion_low", "emotion_high", "emotion_failed"),
+        )
+        for of in ("all", *DIMENSIONS)
+    ),
+    *(f"evaluation/position_bias{end}" for end in ("", "_low", "_high")),
+)
+"""Of one arm against the baseline; rates and means have the ends of their 95 % interval."""
+FLUENCY: Final = (
+    "fluency/perplexity",
+    *(f"fluency/distinct_{n}" for n in (1, 2, 3)),
+    "fluency/repetition",
+    "fluency/longest_run",
+    "fluency/length",
+    "fluency/empty",
+    "fluency/truncated",
+)
+"""Of one arm's answers; perplexity is under the unedited model."""
+JUDGE: Final = tuple(
+    f"judge/{name}"
+    for name in (
+        *("asked", "cached", "unanswered", "attempts"),
+        *("prompt_tokens", "completion_tokens", "cost"),
+    )
+)
+"""What an endpoint was asked by one process, and what it cost."""
 SWEEP: Final = tuple(f"sweep/{kind}" for kind in ("finished", "stopped", "failed", "killed"))
 """Trials of a sweep by how they ended, in its parent run."""
 TRAINING: Final = (
@@ -180,16 +215,16 @@ STEER: Final = (
 chose, on that half and on the other."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
+    EVALUATION,
+    FLUENCY,
+    JUDGE,
+    TRAINING,
     EXTRACTION,
     HELD,
-    TRAINING,
     SWEEP,
     SAE_QUALITY,
     LATENTS,
     ALIGNED,
-    EVALUATION,
-    FLUENCY,
-    JUDGE,
     STEER,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )

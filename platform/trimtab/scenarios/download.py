@@ -13,7 +13,7 @@ import logging
 import shutil
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -72,7 +72,7 @@ def download(out: Path, archive: Archive = PUBLISHED) -> Path:
     writable_folder(out)
     zipped = out / archive.url.rpartition("/")[2]
     if not zipped.exists():
-        _fetch(archive, zipped)
+        fetch(archive.url, zipped, lambda path: _check(path, archive))
     _check(zipped, archive)
     data = out / archive.member
     _unpack(zipped, data)
@@ -82,16 +82,25 @@ def download(out: Path, archive: Archive = PUBLISHED) -> Path:
     return data
 
 
-def _fetch(archive: Archive, zipped: Path) -> None:
-    _log.info("fetching %s", archive.url)
-    with finished_file(zipped) as temporary:
+def fetch(url: str, target: Path, check: Callable[[Path], None]) -> None:
+    """Brings a file here; it is under its name only once it is whole and checked.
+
+    Args:
+        check: looks at what came, and raises what is wrong with it.
+
+    Raises:
+        DataError: it cannot be reached, or what `check` says.
+        OutputError: it cannot be written.
+    """
+    _log.info("fetching %s", url)
+    with finished_file(target) as temporary:
         with temporary.open("wb") as file:
-            for chunk in _chunks(archive.url, zipped):
+            for chunk in _chunks(url, target):
                 file.write(chunk)
-        _check(temporary, archive)
+        check(temporary)
 
 
-def _chunks(url: str, zipped: Path) -> Iterator[bytes]:
+def _chunks(url: str, target: Path) -> Iterator[bytes]:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             while chunk := response.read(_CHUNK):
@@ -99,7 +108,7 @@ def _chunks(url: str, zipped: Path) -> Iterator[bytes]:
     except (OSError, http.client.HTTPException) as error:
         raise DataError(
             f"{url} could not be fetched: {error}. Where there is no network, fetch it on another "
-            f"machine, put it at {zipped}, and run the same command again."
+            f"machine, put it at {target}, and run the same command again."
         ) from error
 
 
