@@ -1,0 +1,160 @@
+"""An autoencoder beside the rows that it reads, checked against each other.
+
+What `trimtab locate`, `trimtab align` and a sweep's study begin with. All that can be wrong is found
+before a row is extracted: a folder that is no autoencoder, one of another model, width or layer.
+"""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from trimtab.core.errors import CoderError, ConfigError, DataError
+from trimtab.core.files import writable_folder
+from trimtab.core.rows import SPLITS
+from trimtab.locate.folds import Data
+from trimtab.models.loading import ModelCard, describe
+from trimtab.sae.about import About, Loaded
+from trimtab.sae.coder import Sae
+from trimtab.sae.folder import load_sae
+from trimtab.sae.rows import stored_rows
+from trimtab.stream import twins
+from trimtab.stream.activations import Activations, activations
+from trimtab.stream.coders import check_start, device_named, weights_hash
+from trimtab.stream.moral_config import MoralJob
+from trimtab.stream.publish import QUANTISED, git_commit
+from trimtab.stream.tasks import Report, resolved
+
+log = logging.getLogger(__name__)
+
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
+
+
+class Opened(NamedTuple):
+    """An autoencoder and its rows."""
+
+    sae: Sae
+    """On the device that it is to run on."""
+    about: About
+    """What its folder says."""
+    layer: int
+    """The layer it reads."""
+    found: Activations
+    """The model's store and scenarios."""
+    data: Data
+    """All rows of the layer."""
+
+    @property
+    def identity(self) -> list[object]:
+        """All that decides what is found in it, apart from settings."""
+        weights = weights_hash({self.layer: self.sae})
+        return [self.found.identity, self.layer, self.sae.config.model_dump(mode="json"), weights]
+
+    @property
+    def num_rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        split = self.data.labels.split
+        return {name: int((split == code).sum()) for code, name in enumerate(SPLITS)}
+
+    @property
+    def repeats(self) -> dict[str, int]:
+        """Rows of the held-out splits that repeat an action of a training row."""
+        split, prompt = self.data.labels.split, self.data.prompt
+        repeated = np.isin(prompt, prompt[split == TRAIN])
+        return {SPLITS[s]: int((repeated & (split == s)).sum()) for s in (VALIDATION, TEST)}
+
+    @property
+    def dataset(self) -> tuple[str, str, str, dict[str, int]]:
+        """As `Tracker.dataset` takes it."""
+        manifest = self.found.scenarios.manifest
+        return manifest.source, self.found.data_hash, manifest.data, self.num_rows
+
+    def tags(self, job: MoralJob) -> dict[str, str]:
+        """What runs are searched and grouped by."""
+        card, coder = self.found.card, self.sae.config
+        twin_of = twins.original(card)
+        return ({"twin_of": twin_of} if twin_of else {}) | {
+            "model": card.id,
+            "family": card.family,
+            "group": card.group,
+            "architecture": card.architecture,
+            "parameters": str(card.parameters),
+            "revision": card.revision,
+            "quantisation": card.precision if card.precision in QUANTISED else "none",
+            "dtype": card.dtype,
+            "layers": str(self.layer),
+            "kind": coder.kind,
+            "width": str(coder.width),
+            "sae_folder": str(job.sae),
+            "git_commit": git_commit(),
+            "config_hash": job.hash,
+            "data_hash": self.found.data_hash,
+        }
+
+
+def opened(job: MoralJob, report: Report) -> Opened:
+    """Reads the autoencoder, checks it, and extracts its rows where they are not there yet.
+
+    Raises:
+        CoderError: no autoencoder, one of another model, width or layer.
+        ConfigError: nobody says which layer it reads.
+        StoreError: the layer is not extracted, or a shard is damaged.
+        DataError: a split that is needed has no rows.
+    """
+    device = device_named(job.device)
+    loaded = load_sae(job.sae)
+    job = job.model_copy(update={"out": writable_folder(job.out).resolve()})
+    (spec,) = resolved((job.model,), job, report)
+    card = twins.in_the_originals_place(describe(spec)[0])
+    check_start(job.sae, loaded, loaded.sae.config, card)
+    layer = layer_of(job, loaded, card)
+    if loaded.about.pooling not in ("token", job.extract.pooling):
+        log.warning(
+            "The autoencoder in %s was trained on rows pooled by %s, and is looked at on rows "
+            "pooled by %s.",
+            *(job.sae, loaded.about.pooling, job.extract.pooling),
+        )
+    found = activations(spec, job, report)
+    rows = stored_rows(found.store, job.extract.pooling, (layer,), len(found.labels))
+    data = Data(rows, layer, found.labels, prompts_of(found))
+    for code, name in enumerate(SPLITS):
+        if not (found.labels.split == code).any():
+            raise DataError(
+                f"Rows of every split are needed, but {name} has none of the {len(found.labels)} "
+                f"of {job.data.path}. Change `data.fractions`, or give more data."
+            )
+    sae = loaded.sae.to(device).requires_grad_(False)
+    return Opened(sae, loaded.about, layer, found, data)
+
+
+def layer_of(job: MoralJob, loaded: Loaded, card: ModelCard) -> int:
+    """The layer that an autoencoder reads, by its folder or by the job.
+
+    Raises:
+        ConfigError: neither says it.
+        CoderError: they differ, or the model has no such layer.
+    """
+    said, asked = loaded.about.layer, job.layer
+    layer = said if asked is None else asked
+    if layer is None:
+        raise ConfigError(
+            f"The autoencoder in {job.sae} does not say which layer it reads. Name it with --layer."
+        )
+    if said is not None and said != layer:
+        raise CoderError(
+            f"The autoencoder in {job.sae} reads layer {said}, but layer {layer} is asked for. "
+            "Leave the layer to the folder, or give the autoencoder of that layer."
+        )
+    if layer >= card.num_layers:
+        raise CoderError(
+            f"The autoencoder in {job.sae} reads layer {layer}, but {card.label} has "
+            f"{card.num_layers}, counted from 0. Give the model that it was trained on."
+        )
+    return layer
+
+
+def prompts_of(found: Activations) -> Int[np.ndarray, " n"]:
+    """Which distinct action each row asks about."""
+    actions = found.scenarios.table["action"].to_numpy()
+    return np.unique(actions, return_inverse=True)[1].reshape(-1)
