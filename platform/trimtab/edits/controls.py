@@ -86,7 +86,7 @@ def random_latents(
             before, after = (
                 getattr(sae, name).detach().cpu().float() for sae in (unaligned, aligned)
             )
-            moved = (after - before)[changed].view(len(changed), -1)
+            moved = (after - before)[changed].view(len(changed), before[0].numel())
             random = _random_rows(moved.norm(dim=1), moved.shape[1], generator)
             weight: Tensor = getattr(control, name)
             weight[chosen.to(weight.device)] += random.view(-1, *weight.shape[1:]).to(weight)
