@@ -169,41 +169,6 @@ ALIGNED: Final = (
     *(f"align/latents/{of}" for of in ("trained", "strict")),
 )
 """Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
-DIMENSIONS: Final = ("fairness", "safety", "morality", "legality", "data_protection")
-"""The parts of Flames."""
-EVALUATION: Final = (
-    *(
-        f"evaluation/{name}/{of}"
-        for name in (
-            *("win_rate", "win_rate_low", "win_rate_high"),  # Wilson
-            *("win_rate_bootstrap_low", "win_rate_bootstrap_high"),
-            *("wins", "ties", "losses", "failed", "sign_p"),
-            *("psc1", "safety", "safety_low", "safety_high", "safety_failed"),
-            *("psc2", "emotion", "emotion_low", "emotion_high", "emotion_failed"),
-        )
-        for of in ("all", *DIMENSIONS)
-    ),
-    *(f"evaluation/position_bias{end}" for end in ("", "_low", "_high")),
-)
-"""Of one arm against the baseline; rates and means have the ends of their 95 % interval."""
-FLUENCY: Final = (
-    "fluency/perplexity",
-    *(f"fluency/distinct_{n}" for n in (1, 2, 3)),
-    "fluency/repetition",
-    "fluency/longest_run",
-    "fluency/length",
-    "fluency/empty",
-    "fluency/truncated",
-)
-"""Of one arm's answers; perplexity is under the unedited model."""
-JUDGE: Final = tuple(
-    f"judge/{name}"
-    for name in (
-        *("asked", "cached", "unanswered", "attempts"),
-        *("prompt_tokens", "completion_tokens", "cost"),
-    )
-)
-"""What an endpoint was asked by one process, and what it cost."""
 _RATES: Final = tuple(f"{name}{end}" for name in ("net", "win_rate") for end in ("", "_low", "_high"))
 STEER: Final = (
     *("steer/prompts", "steer/strength", "steer/net", "steer/net_low", "steer/net_high"),
