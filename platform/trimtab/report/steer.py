@@ -1,10 +1,11 @@
-"""Layer by strength: heat maps of the win rate, of the net rate and of perplexity, and the table of them.
+"""Layer by strength: heat maps of the win rate, of the net rate and of perplexity, and their table.
 
 One panel per kind of arm, on one scale, so that a control is seen beside what it controls. Every
 cell carries its number. A cell of a layer that was stopped early stands on fewer prompts, and is
 marked; one without a number was not measured.
 
-The scale of perplexity is logarithmic: a strong edit multiplies it.
+Net rates whose 95 % interval leaves out 0 are bold. The scale of perplexity is logarithmic, for a
+strong edit multiplies it, and begins where the unedited model is.
 """
 
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,6 +29,14 @@ _PANEL: Final = 1.75
 """Inches of a panel's width, at least."""
 _CELL: Final = 0.21
 """Inches of a layer's height."""
+_PANELS: Final = ("aligned", "unaligned", "delta", "random_latents", "random_direction")
+"""Left to right; other kinds follow."""
+_BASELINE: Final = "baseline"
+_LEAST_REACH: Final = 0.1
+"""A net rate smaller than this has no strong colour, whatever the others are."""
+_LEAST_FACTOR: Final = 2.0
+"""The same for perplexity, as a multiple of the smallest."""
+_MANY: Final = 100.0
 _DARK: Final = 0.55
 """Luminance below which a cell's number is white."""
 
@@ -58,14 +67,18 @@ def draw_steer(found: Sequence[Cell], folder: Path) -> list[Path]:
         OutputError: the folder cannot be written.
     """
     writable_folder(folder)
-    if not any(cell.kind != "baseline" for cell in found):
+    if not any(cell.kind != _BASELINE for cell in found):
         return []
     figures = {
         "steer-win-rate": heat_map(
             found, "win_rate", "Win rate against the unedited model", colormaps["viridis"], None
         ),
         "steer-net": heat_map(
-            found, "net", "Wins less losses, share of the judged", colormaps["RdBu"], 0.0
+            found,
+            "net",
+            "Wins less losses, share of the judged (bold: 95 % interval without 0)",
+            colormaps["RdBu"],
+            0.0,
         ),
         "steer-perplexity": heat_map(
             found, "perplexity", "Perplexity under the unedited model", colormaps["magma_r"], None
@@ -94,7 +107,11 @@ def cells(trials: Sequence[Mapping[str, Any]]) -> list[Cell]:
             cell = found.setdefault(key, Cell(*key, float(row["share"]), {}))
             if cell.share >= float(row["share"]):
                 cell.measures.setdefault(matched["measure"], float(value))
-    return sorted(found.values(), key=lambda cell: cell.layer)
+    places = {kind: place for place, kind in enumerate((_BASELINE, *_PANELS))}
+    return sorted(
+        found.values(),
+        key=lambda cell: (cell.layer, places.get(cell.kind, len(places)), cell.kind, cell.alpha),
+    )
 
 
 def cell_rows(found: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -119,7 +136,7 @@ def heat_map(
         colours: low to high.
         middle: the value that the colours are even about; None spreads them over what is there.
     """
-    edited = [cell for cell in found if cell.kind != "baseline"]
+    edited = [cell for cell in found if cell.kind != _BASELINE]
     kinds = list(dict.fromkeys(cell.kind for cell in edited))
     layers = sorted({cell.layer for cell in edited})
     alphas = sorted({cell.alpha for cell in edited})
@@ -132,12 +149,14 @@ def heat_map(
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     partial = {cell.layer for cell in edited if cell.share < 1}
     for axes, (kind, grid) in zip(panels, grids.items(), strict=True):
-        _panel(axes, grid, norm, colours, measure)
+        _panel(axes, grid, norm, colours, measure, _sure(edited, kind, measure, layers, alphas))
         axes.set_title(kind.replace("_", " "), fontsize=SMALL, loc="left", color=GREY)
         axes.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas], fontsize=SMALL)
         axes.set_xlabel("alpha", fontsize=SMALL + 1)
     names = [f"{layer}*" if layer in partial else str(layer) for layer in layers]
     panels[0].set_yticks(range(len(layers)), names, fontsize=SMALL)
+    for axes in panels[1:]:
+        axes.tick_params(labelleft=False)
     panels[0].set_ylabel("layer (* stopped early)" if partial else "layer", fontsize=SMALL + 1)
     return figure
 
@@ -152,18 +171,35 @@ def _grid(
     return grid
 
 
+def _sure(
+    found: Sequence[Cell], kind: str, measure: str, layers: list[int], alphas: list[float]
+) -> Bool[np.ndarray, "layers alphas"]:
+    """Where a net rate's interval leaves out 0."""
+    if measure != "net":
+        return np.zeros((len(layers), len(alphas)), dtype=bool)
+    low, high = (_grid(found, kind, f"net_{end}", layers, alphas) for end in ("low", "high"))
+    return (low > 0) | (high < 0)
+
+
 def _norm(values: np.ndarray, measure: str, middle: float | None) -> Normalize:
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     if middle is not None:
-        reach = max(abs(high - middle), abs(low - middle), 1e-6)
+        reach = max(abs(high - middle), abs(low - middle), _LEAST_REACH)
         return Normalize(middle - reach, middle + reach)
     if measure == "perplexity" and low > 0:
-        return LogNorm(low, max(high, low * 1.01))
+        return LogNorm(low, max(high, low * _LEAST_FACTOR))
     return Normalize(low, max(high, low + 1e-6))
 
 
-def _panel(axes: Axes, grid: np.ndarray, norm: Normalize, colours: Colormap, measure: str) -> None:
+def _panel(
+    axes: Axes,
+    grid: Float[np.ndarray, "layers alphas"],
+    norm: Normalize,
+    colours: Colormap,
+    measure: str,
+    sure: Bool[np.ndarray, "layers alphas"],
+) -> None:
     axes.imshow(grid, aspect="auto", origin="lower", cmap=colours, norm=norm)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -178,11 +214,13 @@ def _panel(axes: Axes, grid: np.ndarray, norm: Normalize, colours: Colormap, mea
                 ha="center",
                 va="center",
                 fontsize=SMALL - 1,
+                fontweight="bold" if sure[row, column] else "normal",
                 color="white" if dark else "black",
             )
 
 
 def _said(value: float, measure: str) -> str:
     if measure == "perplexity":
-        return f"{value:.3g}" if value < 1e4 else f"{value:.0e}"
-    return f"{value:+.2f}".replace("-", "−") if measure == "net" else f"{value:.2f}"
+        return f"{value:.2f}" if value < _MANY else f"{value:.0e}"
+    said = f"{value:+.2f}" if measure == "net" else f"{value:.2f}"
+    return "0.00" if said in ("+0.00", "-0.00") else said.replace("-", "−")
