@@ -9,19 +9,31 @@ Cost: 12 bytes a weight, at the disk's speed.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from trimtab.core.errors import CoderError
 from trimtab.core.files import finished_file, writable_folder
+from trimtab.sae.coder import Sae
+from trimtab.sae.config import TrainConfig
 from trimtab.sae.layer import LayerTraining
 
 FILE = "training.safetensors"
 STATE = "trimtab"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Restored(NamedTuple):
+    """What a checkpoint holds."""
+
+    layers: dict[int, LayerTraining]
+    """By layer."""
+    place: dict[str, Any]
+    """Where in the stream of batches they are, as it was given to `write`."""
 
 
 def write(folder: Path, layers: dict[int, LayerTraining], place: dict[str, Any]) -> None:
@@ -41,8 +53,14 @@ def write(folder: Path, layers: dict[int, LayerTraining], place: dict[str, Any])
         save_file(tensors, temporary, metadata={STATE: text})
 
 
-def read(folder: Path, layers: dict[int, LayerTraining]) -> dict[str, Any]:
-    """Puts a written state into layers of the same shapes; returns the place in the stream.
+def read(
+    folder: Path,
+    layers: tuple[int, ...],
+    config: TrainConfig,
+    d_model: int,
+    device: torch.device,
+) -> Restored:
+    """Layers as they were written.
 
     Raises:
         CoderError: there is no checkpoint, or it is of another coder or of other layers.
@@ -50,14 +68,15 @@ def read(folder: Path, layers: dict[int, LayerTraining]) -> dict[str, Any]:
     path = folder / FILE
     try:
         with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()[STATE])
-            for layer, training in layers.items():
-                _restore(training, layer, state["layers"].get(str(layer)), file, path)
+            state = json.loads((file.metadata() or {}).get(STATE, "{}"))
+            held = state.get("layers", {})
+            _require(held, layers, config, d_model, path)
+            found = {k: _layer(file, k, held[str(k)], config, d_model, device) for k in layers}
     except (SafetensorError, OSError) as error:
         raise CoderError(
             f"The checkpoint {path} cannot be read ({error}). Start the training anew."
         ) from error
-    return state["place"]
+    return Restored(found, state["place"])
 
 
 def state_tensors(state: LayerTraining) -> dict[str, Tensor]:
@@ -78,7 +97,7 @@ def state_tensors(state: LayerTraining) -> dict[str, Tensor]:
 
 def _numbers(state: LayerTraining) -> dict[str, Any]:
     return {
-        "coder": state.config.coder.model_dump(mode="json"),
+        "coder": _shape(state.config, state.sae.d_model),
         "scale": state.scale,
         "variance": state.variance,
         "penalty": state.penalty,
@@ -86,30 +105,41 @@ def _numbers(state: LayerTraining) -> dict[str, Any]:
     }
 
 
-def _restore(
-    state: LayerTraining,
-    layer: int,
-    numbers: dict[str, Any] | None,
-    file: Any,  # noqa: ANN401 - safetensors has no public type for an open file
-    path: Path,
+def _shape(config: TrainConfig, d_model: int) -> dict[str, Any]:
+    return config.coder.model_dump(mode="json") | {"d_model": d_model}
+
+
+def _require(
+    held: dict[str, Any], layers: tuple[int, ...], config: TrainConfig, d_model: int, path: Path
 ) -> None:
-    coder = state.config.coder.model_dump(mode="json")
-    if numbers is None or numbers["coder"] != coder:
-        held = "not there" if numbers is None else numbers["coder"]
+    wanted = {str(layer): _shape(config, d_model) for layer in layers}
+    there = {layer: numbers["coder"] for layer, numbers in held.items()}
+    if there != wanted:
         raise CoderError(
-            f"The checkpoint {path} must hold layer {layer} of a coder {coder}, but that is "
-            f"{held}. Train it under its own configuration or into another folder."
+            f"The checkpoint {path} must hold the layers and coders {wanted}, but holds {there}. "
+            "Go on with the configuration it was written under, or train into another folder."
         )
-    state.scale, state.variance = numbers["scale"], numbers["variance"]
-    state.penalty, state.good_epochs = numbers["penalty"], numbers["good_epochs"]
-    prefix = f"{layer}/"
-    names = {key.removeprefix(prefix) for key in file.keys() if key.startswith(prefix)}  # noqa: SIM118
+
+
+def _layer(
+    file: Any,  # noqa: ANN401 - safetensors has no public type for an open file
+    layer: int,
+    numbers: dict[str, Any],
+    config: TrainConfig,
+    d_model: int,
+    device: torch.device,
+) -> LayerTraining:
+    penalty = config.penalty if config.target_l0 is None else numbers["penalty"]
+    sae = Sae(config.coder, d_model).to(device)
+    state = LayerTraining(
+        sae, numbers["scale"], numbers["variance"], config, penalty, numbers["good_epochs"]
+    )
     for name, tensor in state_tensors(state).items():
-        if name in names:
-            tensor.copy_(file.get_tensor(prefix + name))
-    device = state.sae.center.device
+        tensor.copy_(file.get_tensor(f"{layer}/{name}"))
+    moved = {key for key in file.keys() if key.endswith(MOMENTS)}  # noqa: SIM118
     for name, weight in state.weights.items():
-        if f"{name}.step" in names:
-            state.optimiser.state[weight] = {
-                moment: file.get_tensor(f"{prefix}{name}.{moment}").to(device) for moment in MOMENTS
-            }
+        keys = {moment: f"{layer}/{name}.{moment}" for moment in MOMENTS}
+        if moved.issuperset(keys.values()):
+            moments = {moment: file.get_tensor(key).to(device) for moment, key in keys.items()}
+            state.optimiser.state[weight] = moments
+    return state

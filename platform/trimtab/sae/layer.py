@@ -19,7 +19,7 @@ from trimtab.core.seeds import Seed
 from trimtab.sae.batches import Batches
 from trimtab.sae.coder import Sae
 from trimtab.sae.config import TrainConfig
-from trimtab.sae.losses import JumpRelu, Step, Terms, jumprelu_terms, relu_terms
+from trimtab.sae.losses import JumpRelu, Step, Terms, dense_terms
 from trimtab.sae.start import fresh, given, moments, scale_of, unit_rows
 from trimtab.sae.topk import Dead, Workspace, topk_step
 
@@ -142,24 +142,17 @@ class LayerTraining:
         for weight in self.weights.values():
             assert weight.grad is not None
             weight.grad.zero_()
-        sae, config = self.sae, self.config
+        sae, config, threshold = self.sae, self.config, self.log_threshold
         low = config.precision == "bfloat16"
         with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
-            pre = nn.functional.linear(x, sae.W_enc, sae.b_enc)
-        pre = pre.to(x.dtype)
-        if self.log_threshold is None:
-            z = pre.relu()
-        else:
-            threshold = self.log_threshold.exp()
-            z = JumpRelu.apply(pre, threshold, config.bandwidth)
-            gates = Step.apply(pre, threshold, config.bandwidth)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
-            found = nn.functional.linear(z, sae.W_dec.t(), sae.b_dec)
-        found = found.to(x.dtype)
-        if self.log_threshold is None:
-            terms = relu_terms(x, z, found, self.penalty)
-        else:
-            terms = jumprelu_terms(x, z, found, gates, self.penalty)
+            pre = nn.functional.linear(x, sae.W_enc, sae.b_enc).to(x.dtype)
+            if threshold is None:
+                z, gates = pre.relu(), None
+            else:
+                z = JumpRelu.apply(pre, threshold.exp(), config.bandwidth)
+                gates = Step.apply(pre, threshold.exp(), config.bandwidth)
+            found = nn.functional.linear(z, sae.W_dec.t(), sae.b_dec).to(x.dtype)
+        terms = dense_terms(x, z, gates, found, self.penalty)
         terms.loss.backward()
         if config.project_gradient:
             _remove_parallel(sae.W_dec)

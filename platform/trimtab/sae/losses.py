@@ -92,32 +92,26 @@ def _window(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
     return (pre - threshold).abs() < bandwidth / 2
 
 
-def relu_terms(
+def dense_terms(
     x: Float[Tensor, "n d_model"],
     z: Float[Tensor, "n width"],
+    gates: Float[Tensor, "n width"] | None,
     found: Float[Tensor, "n d_model"],
     penalty: float,
 ) -> Terms:
-    """The terms of a relu coder."""
+    """The terms of a batch.
+
+    Args:
+        x: what is reconstructed.
+        z: activations.
+        gates: jumprelu's indicators, by `Step`; None is relu.
+        found: the reconstruction.
+        penalty: lambda.
+    """
     mse = (found - x).square().mean()
-    return _terms(mse + penalty * z.mean(), mse, z)
-
-
-def jumprelu_terms(
-    x: Float[Tensor, "n d_model"],
-    z: Float[Tensor, "n width"],
-    found: Float[Tensor, "n d_model"],
-    gates: Float[Tensor, "n width"],
-    penalty: float,
-) -> Terms:
-    """The terms of a jumprelu coder; `gates` come from `Step`."""
-    mse = (found - x).square().mean()
-    return _terms(mse + penalty * gates.sum(1).mean(), mse, z)
-
-
-def _terms(loss: Tensor, mse: Tensor, z: Tensor) -> Terms:
+    cost = z.mean() if gates is None else gates.sum(1).mean()
     z = z.detach()
-    fired = (z > 0).sum(0).to(torch.float32)
-    l0, l1 = fired.sum() / len(z), z.sum() / len(z)
+    fired = (z > 0).sum(0).to(x.dtype)
+    l1 = z.sum() / len(z)
     none = torch.zeros_like(l1)
-    return Terms(loss, mse.detach(), l0, l1, none, fired, none)
+    return Terms(mse + penalty * cost, mse.detach(), fired.sum() / len(z), l1, none, fired, none)

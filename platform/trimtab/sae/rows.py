@@ -10,6 +10,7 @@ same scenarios at every layer. `LayerRows` is also what tests and small tables u
 Cost: 12 bytes a row; a gather copies batch x d_model once, in float32.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -63,8 +64,9 @@ class LayerRows:
         x = torch.empty(len(which), self.d_model)
         shard, prompt = self._shard[which], self._prompt[which]
         order = np.argsort(shard, kind="stable")
-        starts = np.flatnonzero(np.diff(shard[order], prepend=-1))
-        for places in np.split(order, starts[1:]):
+        edges = np.flatnonzero(np.diff(shard[order], prepend=-1, append=-1))
+        for begin, end in itertools.pairwise(edges.tolist()):
+            places = order[begin:end]
             part = self._shards[layer][int(shard[places[0]])]
             chosen = part.index_select(0, torch.from_numpy(prompt[places]))
             x[torch.from_numpy(places)] = chosen.float()

@@ -121,4 +121,7 @@ def _pieces(entries: ByLatent, out: Tensor) -> list[tuple[slice, int, int]]:
 
 
 def _bags(index: Tensor, table: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
-    return functional.embedding_bag(index, table, starts, mode="sum", per_sample_weights=weights)
+    # detached, it keeps none of what only autograd would need
+    return functional.embedding_bag(
+        index, table.detach(), starts, mode="sum", per_sample_weights=weights
+    )

@@ -26,7 +26,7 @@ from trimtab.sae.coder import Sae
 from trimtab.sae.config import TrainConfig
 
 CHUNK_ROWS: Final = 8192
-START_THRESHOLD: Final = 0.01
+START_THRESHOLD: Final = 0.1
 """Where the thresholds of a jumprelu coder start, in units of the pre-activation."""
 
 

@@ -103,6 +103,7 @@ def topk_step(
     return Terms(loss, mse, fired.sum() / n, l1 / n, aux, fired, least)
 
 
+@torch.no_grad()
 def preactivations(
     x: Float[Tensor, "n d_model"], sae: Sae, config: TrainConfig, work: Workspace
 ) -> Float[Tensor, "n width"]:

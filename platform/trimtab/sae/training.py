@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.core.errors import ConfigError, TrainingError
+from trimtab.core.errors import CoderError, ConfigError, TrainingError
 from trimtab.core.seeds import Seed
 from trimtab.sae import checkpoint
 from trimtab.sae.batches import Batches, MappedBatches
@@ -83,18 +83,21 @@ class Trainer:
         self._device = device
         self._start = dict(start or {})
         self._work = Workspace()
+        self._layers: dict[int, LayerTraining] = {}
         self._epoch, self._rows = 0, 0
         self._stopped = False
         self._failure: str | None = None
         self._clock, self._rows_since = time.perf_counter(), 0
 
-    @cached_property
+    @property
     def layers(self) -> dict[int, LayerTraining]:
-        """What is in training, by layer; begun, or read from a checkpoint, when first asked for."""
-        return {
-            k: begin(self._train, k, self.config, self._seed, self._device, self._start.get(k))
-            for k in self._train.layers
-        }
+        """What is in training, by layer; begun when first asked for, unless loaded before."""
+        if not self._layers:
+            self._layers = {
+                k: begin(self._train, k, self.config, self._seed, self._device, self._start.get(k))
+                for k in self._train.layers
+            }
+        return self._layers
 
     @property
     def saes(self) -> dict[int, Sae]:
@@ -174,7 +177,16 @@ class Trainer:
         Raises:
             CoderError: it is not there, or of another coder, other layers or other rows.
         """
-        place = checkpoint.read(folder, self.layers)
+        train = self._train
+        layers, place = checkpoint.read(
+            folder, train.layers, self.config, train.d_model, self._device
+        )
+        if place["of"] != len(train):
+            raise CoderError(
+                f"The checkpoint in {folder} must be of a training on {len(train)} rows, but is of "
+                f"one on {place['of']}. Give it the rows it was begun with."
+            )
+        self._layers = layers
         self.steps, self._stopped = place["steps"], place["stopped"]
         self._epoch, self._rows = place["epoch"], place["rows"]
 
