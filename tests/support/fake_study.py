@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from trimtab.core.config import Config
 from trimtab.core.errors import ConfigError, TrainingError
@@ -28,10 +28,10 @@ class Quadratic(Config):
     layer: int = 0
     seconds: float = 0.0
     """Of each step."""
-    fails_at: int = -1
-    """Step at which it raises; -1 never."""
-    dies_at: int = -1
-    """Step at which its process is killed, the first time."""
+    failing: dict[str, int] = Field(default_factory=dict)
+    """x -> step at which its trial raises."""
+    dying: dict[str, int] = Field(default_factory=dict)
+    """x -> step at which the process of its trial is killed, the first time."""
     log: str = ""
     """File that gets a line `x step` for every step that is worked."""
 
@@ -63,10 +63,11 @@ class FakeRunning:
         if trial.log:
             with Path(trial.log).open("a") as file:
                 file.write(f"{trial.x:g} {self.step}\n")
-        if self.step == trial.fails_at:
+        name = f"{trial.x:g}"
+        if self.step == trial.failing.get(name):
             raise TrainingError(f"step {self.step} is where it was told to fail")
-        marker = Path(f"{trial.log}.died-{trial.x:g}")
-        if self.step == trial.dies_at and not marker.exists():
+        marker = Path(f"{trial.log}.died-{name}")
+        if self.step == trial.dying.get(name) and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(trial.seconds)

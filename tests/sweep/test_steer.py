@@ -111,7 +111,7 @@ def test_a_layer_tells_every_arm_after_every_rung(configure: Configure, tmp_path
     assert (first.share, second.share) == (2 / 6, 1.0)
     arms = STUDY.runs(config)
     assert len(arms) == 1 + 5 * 2
-    assert arms["delta 0.5"] == {"arm": "delta", "alpha": 0.5, "layer": 1}
+    assert arms["delta 0.5"] == {"edit": "delta", "alpha": 0.5, "layer": 1}
     for report in (first, second):
         assert set(report.metrics) == set(arms)
         assert STUDY.curve <= set(report.scores)
@@ -180,7 +180,8 @@ def test_sensitive_texts_stay_in_the_local_folder(configure: Configure, tmp_path
     rows = pl.read_parquet(local)
     assert SECRET in rows["prompt"][0]
     assert len(rows) == 6 * 10
-    largest = [json.loads(line) for line in (local.parent / "largest.jsonl").open("rb")]
+    lines = (local.parent / "largest.jsonl").read_text("utf-8").splitlines()
+    largest = [json.loads(line) for line in lines]
     assert {row["choice"] for row in largest} <= {"win", "lose"}
 
 

@@ -7,13 +7,20 @@ import pytest
 from trimtab.core.config import load_job, read_yaml
 from trimtab.models.hardware import machine_of
 from trimtab.models.registry import REGISTRY
+from trimtab.sae.config import TrainConfig
 from trimtab.stream.config import TWIN, DiagnoseConfig, MeasureConfig
 from trimtab.stream.nursery import VARIANTS
 from trimtab.stream.planning import PUBLISHED, plan_models
+from trimtab.stream.train_config import SaeJob
+from trimtab.sweep.space import check_objective, checked_trials, known_points
+from trimtab.sweep.spec import SweepConfig
+from trimtab.sweep.studies.sae import Facts, dimensions
+from trimtab.sweep.study import study_named
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FILES = sorted(SWEEPS.rglob("*.yaml"))
-JOBS = {kind.JOB: kind for kind in (DiagnoseConfig,)}
+JOBS = {kind.JOB: kind for kind in (DiagnoseConfig, SweepConfig)}
+OF_SWEEPS = [path for path in FILES if read_yaml(path)["job"] == "sweep"]
 
 
 def test_there_are_files() -> None:
@@ -59,3 +66,39 @@ def test_the_twins_are_the_23_held_and_read_as_the_originals_will_be() -> None:
         assert (model.precision == "nf4") == (known.architecture == "qwen3_moe")
         assert (model.source == "streamed") == (known.architecture == "llama4")
         assert (model.dtype, model.num_gpus) == ("auto", None)
+
+
+@pytest.mark.parametrize("path", OF_SWEEPS, ids=lambda path: str(path.relative_to(SWEEPS)))
+def test_every_trial_of_a_sweep_is_one_that_its_study_can_run(path: Path) -> None:
+    config = load_job(path, SweepConfig)
+    study = study_named(config.study)
+    check_objective(config, study)
+    if config.study != "sae":
+        return  # the studies' own tests know their facts
+    base = SaeJob.model_validate(config.base)
+    facts = Facts(1000, *dimensions(base), machine_of("h100-80gb:8", 10**12))
+    trials = checked_trials(config, study, facts)
+    assert len(trials) == len(known_points(config) or range(20))
+    for trial in trials:
+        assert trial.layers != "all"
+        assert trial.extract.layers == "all" or set(trial.layers) <= set(trial.extract.layers)
+
+
+def test_the_studys_sweep_is_its_own_recipe_at_each_layer() -> None:
+    config = load_job(SWEEPS / "sae-qwen3-8b.yaml", SweepConfig)
+    assert SaeJob.model_validate(config.base).train == TrainConfig.li2026()
+    points = known_points(config)
+    assert points == [{"layers": [layer]} for layer in range(36)]
+    assert config.keep == 36
+
+
+def test_the_sweep_of_kinds_has_all_four() -> None:
+    config = load_job(SWEEPS / "sae-kinds.yaml", SweepConfig)
+    kinds = {point["train"]["coder"]["kind"] for point in known_points(config) or ()}
+    assert kinds == {"topk", "batchtopk", "relu", "jumprelu"}
+
+
+def test_the_demo_of_a_sweep_stops_early_and_has_at_least_eight_trials() -> None:
+    budget = load_job(SWEEPS / "sae-demo.yaml", SweepConfig).budget
+    assert budget.scheduler.kind == "asha"
+    assert (budget.num_trials or 0) >= 8

@@ -1,7 +1,8 @@
 """The figures that every sweep has: its trials across their settings, and which settings mattered.
 
-Parallel coordinates: one line per finished trial, one axis per setting that varied, the objective
-at the right and as colour. A setting whose values span a factor of 30 has a logarithmic axis; one
+Parallel coordinates: one line per trial, one axis per setting that varied, the objective at the
+right and as colour. A trial that did not run to its end is grey and has no objective, for what it
+stood at half-way is not comparable. A setting whose values span a factor of 30 has a logarithmic axis; one
 that is no number has its values evenly spaced, in order of first appearance.
 
 Inselberg 1985 (parallel coordinates).
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from trimtab.core.files import writable_folder
 from trimtab.report.style import GREY, SMALL, VIRTUE_COLOUR, new_figure, panel, save, say
 
+_FINISHED: Final = "finished"
 _LOG_SPAN: Final = 30.0
 _MOST_AXES: Final = 8
 _MOST_TICKS: Final = 6
@@ -50,7 +52,7 @@ def draw_sweep(
     """Draws the figures of a sweep and returns the PNG files.
 
     Args:
-        rows: finished trials, best first, each with `objective`.
+        rows: trials, finished ones first and best first, each with `ending` and `objective`.
         prefix: what the columns of settings begin with.
         metric: the objective's name.
         importance: share of the objective's variance by setting, most first.
@@ -60,9 +62,10 @@ def draw_sweep(
         OutputError: the folder cannot be written.
     """
     writable_folder(folder)
+    ended = [row for row in rows if row["ending"] == _FINISHED]
     return [
         save(parallel_coordinates(rows, prefix, metric), folder / "parallel-coordinates.png"),
-        save(importance_bars(importance, metric, len(rows)), folder / "importance.png"),
+        save(importance_bars(importance, metric, len(ended)), folder / "importance.png"),
     ]
 
 
@@ -71,30 +74,33 @@ def parallel_coordinates(rows: Sequence[Row], prefix: str, metric: str) -> Figur
     figure = new_figure("Trials across their settings", _HEIGHT, 0)
     axes = figure.add_subplot()
     varied = _varied(rows, prefix)[: _MOST_AXES - 1]
-    if not varied:
-        panel(axes, "", _counted(rows))
-        say(axes, "No setting varied among finished trials")
+    ended = [row for row in rows if row["ending"] == _FINISHED]
+    if not varied or not ended:
+        panel(axes, "", _counted(rows, ended))
+        say(axes, "No setting varied" if ended else "No trial ran to its end")
         return figure
-    columns = [*varied, "objective"]
-    scales = [_scale([row[column] for row in rows]) for column in columns]
-    values = [row["objective"] for row in rows]
+    settings = [_scale([row[column] for row in rows]) for column in varied]
+    values = [row["objective"] for row in ended]
+    last = _scale(values)
     colours = colormaps["viridis"]
     norm = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
     for i in reversed(range(len(rows))):
-        places = [scale.places[i] for scale in scales]
+        places = [scale.places[i] for scale in settings]
+        if i >= len(ended):
+            axes.plot(range(len(varied)), places, color="0.8", linewidth=0.8, zorder=1)
+            continue
         axes.plot(
-            range(len(columns)),
-            places,
+            range(len(varied) + 1),
+            [*places, last.places[i]],
             color=colours(norm(values[i])),
             linewidth=2.6 if i == 0 else 1.0,
-            alpha=1.0 if i == 0 else 0.75,
             marker="o",
             markersize=4 if i == 0 else 2.5,
             label="best" if i == 0 else None,
         )
     labels = [*(column.removeprefix(prefix) for column in varied), metric]
-    _dress(axes, labels, scales)
-    panel(axes, "", _counted(rows) + "; the thick line is the best")
+    _dress(axes, labels, [*settings, last])
+    panel(axes, "", _counted(rows, ended))
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, aspect=30)
@@ -169,7 +175,7 @@ def _scale(values: Sequence[Any]) -> _Scale:
     else:
         even = np.linspace(ends[0], ends[1], 4)
         shown = [float(x) for x in (np.exp(even) if logarithmic else even)]
-    return _Scale([place(v) for v in values], [(place(v), f"{v:.3g}") for v in shown])
+    return _Scale([place(v) for v in values], [(place(v), _said(v)) for v in shown])
 
 
 def _named_scale(values: Sequence[Any]) -> _Scale:
@@ -181,11 +187,17 @@ def _named_scale(values: Sequence[Any]) -> _Scale:
     )
 
 
+def _said(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
 def _wrapped(label: str) -> str:
     """A path over two lines, so that neighbours do not touch."""
     head, dot, tail = label.replace("/", ".").rpartition(".")
     return f"{head}\n{tail}" if dot else label
 
 
-def _counted(rows: Sequence[Row]) -> str:
-    return f"{len(rows)} finished trial" + ("" if len(rows) == 1 else "s")
+def _counted(rows: Sequence[Row], ended: Sequence[Row]) -> str:
+    others = len(rows) - len(ended)
+    grey = f", {others} that did not (grey)" if others else ""
+    return f"{len(ended)} trials that ran to their end{grey}; the thick line is the best"

@@ -16,7 +16,8 @@ for another and the baseline is decoded exactly as the arms beside it.
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,6 +33,8 @@ from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.fluency import answer_nll
 from trimtab.evaluation.judged import Answered, Judged, judge_answers
 from trimtab.evaluation.judges.build import make_judge
+from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
+from trimtab.evaluation.judges.verdict import Judge
 from trimtab.evaluation.prompts import Question
 from trimtab.models.loading import ModelCard, ModelConfig, describe, load
 from trimtab.stream.config import ExtractJob
@@ -117,7 +120,8 @@ class Layer:
         self._materials = materials_of(config, folders, self.loaded, list(self.tokens.values()))
         self._speaker = Speaker(self.loaded, self._materials, config.decoding)
         self._store = AnswerStore(self.folder)
-        self._judge = make_judge(config.judge)
+        judge = config.judge
+        self._judge = judge if judge.kind == "http" else make_judge(judge)
         self._key = ready.key
         self._seed = Seed(config.seed).child("bootstrap")
         self.rungs_done = 0
@@ -207,4 +211,18 @@ class Layer:
             )
             for one, answer in zip(asked, answers, strict=True)
         ]
-        return judge_answers(answered, self._judge, self.config.evaluation)
+        with _asking(self._judge) as judge:
+            return judge_answers(answered, judge, self.config.evaluation)
+
+
+@contextmanager
+def _asking(judge: Judge | HttpJudgeConfig) -> Iterator[Judge]:
+    """A judge; an endpoint's connections are open only while it is asked."""
+    if not isinstance(judge, HttpJudgeConfig):
+        yield judge
+        return
+    asked = HttpJudge(judge)
+    try:
+        yield asked
+    finally:
+        asked.close()

@@ -145,7 +145,7 @@ class Board:
         )
         run.__enter__()
         if before is None:
-            run.params({**story.point, **params})
+            run.params({**flat(story.point), **params})
             for report in story.reports:
                 run.metrics(report.metrics.get(part, []))
             self._children[story.name, part] = Found(run.run_id, "", "RUNNING", "", tags, {}, {})
@@ -162,5 +162,5 @@ def _label(point: Mapping[str, Any]) -> str:
         f"{path.rpartition('.')[2]}={value:.3g}"
         if isinstance(value, float)
         else f"{path.rpartition('.')[2]}={value}"
-        for path, value in point.items()
+        for path, value in flat(point).items()
     )

@@ -118,6 +118,7 @@ def _lock(file: IO[bytes], folder: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        file.close()
         raise OutputError(
             f"The sweep in {folder} is being run by another process now. Wait for it to end, or "
             "stop it and run the same command again."

@@ -17,6 +17,7 @@ import polars as pl
 
 from trimtab.core.files import finished_file
 from trimtab.core.seeds import Seed
+from trimtab.stream.publish import flat
 from trimtab.sweep.axes import Axis
 from trimtab.sweep.journal import Story
 from trimtab.sweep.searchers import distribution, inner_of
@@ -41,7 +42,8 @@ def table(stories: Sequence[Story], objective: Objective) -> list[Row]:
         value = story.scores.get(objective.metric)
         return _ORDER[story.ending], value is None, sign * (value or 0.0), story.name
 
-    paths = sorted({path for story in stories for path in story.point})
+    points = {story.name: flat(story.point) for story in stories}
+    paths = sorted({path for point in points.values() for path in point})
     names = sorted({name for story in stories for name in story.scores})
     return [
         {
@@ -49,7 +51,7 @@ def table(stories: Sequence[Story], objective: Objective) -> list[Row]:
             "ending": story.ending or "unfinished",
             "share": story.share,
             "objective": story.scores.get(objective.metric),
-            **{POINT + path: story.point.get(path) for path in paths},
+            **{POINT + path: points[story.name].get(path) for path in paths},
             **{name: story.scores.get(name) for name in names},
             "error": story.error,
         }

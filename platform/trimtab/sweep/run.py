@@ -236,7 +236,7 @@ def _conclude(driver: _Driver, study: Study[Any], uri: str, *, reused: bool) -> 
     mattered = importance(stories, config.space, config.objective, Seed(config.budget.seed))
     figures = writable_folder(folder / "figures")
     drawn = [
-        *draw_sweep(finished(rows), POINT, config.objective.metric, mattered, figures),
+        *draw_sweep(rows, POINT, config.objective.metric, mattered, figures),
         *study.figures(rows, figures),
     ]
     write_table(rows, folder / "trials.parquet")

@@ -1,6 +1,7 @@
 """From a space to trials: every point is built as a trial's own record before any trial starts.
 
-A point is a mapping from dotted path to value. What is listed (`grid`, `range`) is crossed; what is
+A point is a mapping from dotted path to value; a value that is a record is laid over the base's, so
+that fields which belong together can be one axis. What is listed (`grid`, `range`) is crossed; what is
 drawn comes from the sweep's seed by path and number, so that adding an axis leaves the other axes'
 draws as they were. Where a searcher chooses points as it goes (optuna), 20 drawn ones stand for them.
 """
@@ -14,6 +15,7 @@ from typing import Any, Final
 from trimtab.core.config import AnyConfig, build
 from trimtab.core.errors import ConfigError
 from trimtab.core.seeds import Seed
+from trimtab.stream.publish import flat
 from trimtab.sweep.axes import Axis, Grid, Range
 from trimtab.sweep.spec import Pbt, SweepConfig
 from trimtab.sweep.study import Study
@@ -80,7 +82,7 @@ def trial_record(kind: type[AnyConfig], base: Mapping[str, Any], point: Point) -
         ConfigError: a path that the record does not have, or a value it does not allow.
     """
     tree = copy.deepcopy(dict(base))
-    for path, value in point.items():
+    for path, value in flat(point).items():
         _put(tree, path, value)
     said = ", ".join(f"{path}={value}" for path, value in point.items())
     return build(kind, tree, where=f"the trial {said}" if said else "`base`")

@@ -144,7 +144,7 @@ class SteerStudy:
     def runs(self, trial: SteerConfig) -> Mapping[str, Mapping[str, object]]:
         """See `Study`: one run for each arm of the layer."""
         return {
-            name: {"arm": arm.kind, "alpha": arm.alpha, "layer": trial.layer}
+            name: {"edit": arm.kind, "alpha": arm.alpha, "layer": trial.layer}
             for name, arm in told_arms(trial).items()
         }
 
