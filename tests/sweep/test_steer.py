@@ -14,17 +14,24 @@ from armed_toys import D_MODEL, make_sae
 from chat_server import ChatServer, chat_server, fail, say
 from toys import save_toy
 
-from trimtab.core.config import build
+from trimtab.core.config import build, load_job
 from trimtab.core.errors import CoderError, ConfigError, DataError, JudgeError, ModelError
 from trimtab.core.names import NAMES
+from trimtab.evaluation.decoding import DecodingConfig
+from trimtab.models.nursery_text import ANSWERS, QUESTIONS
 from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
+from trimtab.stream.nursery import rows_of
 from trimtab.stream.steer_config import SteerConfig
-from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, Steering
+from trimtab.stream.steer_prompts import prompt_set
+from trimtab.sweep.space import check_objective, known_points, trial_record
+from trimtab.sweep.spec import SweepConfig
+from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, Steering, weights_of
 from trimtab.sweep.study import Prepared, Report, Study
 from trimtab.sweep.trial import Work, work_on
 
+SWEEPS = Path(__file__).parents[2] / "sweeps"
 SECRET = "stealing morally"
 CPU = torch.device("cpu")
 Configure = Callable[..., SteerConfig]
@@ -420,3 +427,36 @@ def test_prompts_alternate_between_the_halves_and_their_order_is_the_seeds(
     assert one.choosing.tolist() == [True, False] * 3
     assert [q.id for q in other.questions] != [q.id for q in one.questions]
     assert one.digest == again.digest != other.digest
+
+
+@pytest.mark.parametrize("name", ["steer-demo", "steer-qwen3-8b"])
+def test_every_point_of_the_sweeps_here_is_a_trial(name: str, tmp_path: Path) -> None:
+    config = load_job(SWEEPS / f"{name}.yaml", SweepConfig)
+    check_objective(config, STUDY)
+    points = known_points(config) or []
+    trials = [trial_record(SteerConfig, config.base, point) for point in points]
+    num_layers = weights_of(trials[0], tmp_path).num_layers
+    assert {trial.layer for trial in trials} <= set(range(num_layers))
+    if name == "steer-demo":
+        facts = STUDY.survey(trials[0], tmp_path)
+        for trial in trials:
+            STUDY.check(trial, facts)
+        with pytest.raises(ConfigError, match="layer 5 is not among"):
+            STUDY.check(trials[0].model_copy(update={"layer": 5}), facts)
+        assert all(q.reference for q in facts.prompts.questions)
+    else:
+        assert len(trials) == num_layers == 36
+        assert trials[0].is_sensitive
+        assert trials[0].decoding == DecodingConfig.flames()
+
+
+def test_nursery_questions_are_about_actions_that_nothing_was_trained_on(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(prompts={"kind": "nursery"}, data={"fractions": [0.5, 0.25]})
+    found = prompt_set(config, tmp_path)
+    seen = {row.action for row in rows_of("train", config.data, tmp_path)}
+    assert found.available > 200
+    for question in found.questions:
+        assert question.prompt.removeprefix(f"{QUESTIONS[0]} ") not in seen
+        assert question.reference in ANSWERS.values()

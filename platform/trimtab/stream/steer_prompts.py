@@ -20,8 +20,9 @@ from trimtab.core.seeds import Seed
 from trimtab.evaluation.flames import PUBLISHED, flames
 from trimtab.evaluation.prompts import Question, read_questions
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
+from trimtab.stream.config import DataConfig, Split
 from trimtab.stream.nursery import rows_of
-from trimtab.stream.steer_config import SteerConfig
+from trimtab.stream.steer_config import FilePrompts, FlamesPrompts, NurseryPrompts, SteerConfig
 
 
 class PromptSet(NamedTuple):
@@ -68,12 +69,12 @@ def prompt_set(config: SteerConfig, out: Path) -> PromptSet:
 
 
 def _name(config: SteerConfig) -> str:
-    match config.prompts.kind:
-        case "nursery":
-            return f"nursery questions ({config.prompts.split})"
-        case "jsonl":
-            return config.prompts.path.stem
-        case "flames":
+    match config.prompts:
+        case NurseryPrompts(split=split):
+            return f"nursery questions ({split})"
+        case FilePrompts(path=path):
+            return path.stem
+        case FlamesPrompts():
             return "flames"
 
 
@@ -84,22 +85,21 @@ def _source(config: SteerConfig) -> str:
 
 
 def _all(config: SteerConfig, out: Path) -> list[Question]:
-    match config.prompts.kind:
-        case "nursery":
-            return nursery_questions(config, out)
-        case "jsonl":
-            return read_questions(config.prompts.path)
-        case "flames":
-            return flames(config.prompts.path, out / "flames")
+    match config.prompts:
+        case NurseryPrompts(split=split):
+            return nursery_questions(config.data, split, out)
+        case FilePrompts(path=path):
+            return read_questions(path)
+        case FlamesPrompts(path=path):
+            return flames(path, out / "flames")
 
 
-def nursery_questions(config: SteerConfig, out: Path) -> list[Question]:
-    """A question about each distinct action of the split, with the answer that people would give."""
-    assert config.prompts.kind == "nursery", "other prompts are files"
-    known = {row.action for row in rows_of("train", config.data, out)}
-    rows = {row.action: row for row in rows_of(config.prompts.split, config.data, out)}
+def nursery_questions(data: DataConfig, split: Split, out: Path) -> list[Question]:
+    """A question about each distinct action of a split, with the answer that people would give."""
+    seen = {row.action for row in rows_of("train", data, out)} if split != "train" else set()
+    rows = {row.action: row for row in rows_of(split, data, out)}
     return [
         Question(str(number), f"{QUESTIONS[0]} {action}", reference=ANSWERS[row.grade])
         for number, (action, row) in enumerate(rows.items())
-        if config.prompts.split == "train" or action not in known
+        if action not in seen
     ]

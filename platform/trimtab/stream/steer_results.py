@@ -7,7 +7,7 @@ more. The win rate (wins / judged, METHODS 1.9) is reported beside it everywhere
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -78,7 +78,7 @@ def by_arm(given: Given, seed: Seed, num_draws: int) -> dict[str, Metrics]:
         metrics["steer/prompts"] = float(len(answers))
         if summary.arm != BASELINE.name:
             metrics["steer/strength"] = float(np.mean([answer.strength for answer in answers]))
-            choices = [row.choice for row in given.judged.pairs if row.arm == summary.arm]
+            choices = _choices(row for row in given.judged.pairs if row.arm == summary.arm)
             net = net_rate(choices, seed.child(f"{summary.arm}/net").numpy(), num_draws)
             metrics |= {"steer/net": net.rate} | _ends("steer/net", net.interval)
         found[summary.arm] = {name: v for name, v in metrics.items() if math.isfinite(v)}
@@ -104,16 +104,16 @@ def best(
     nets: dict[str, float] = {}
     for name, arm in sorted(told.items(), key=lambda item: abs(item[1].alpha)):
         if arm.kind == "aligned":
-            rows = [row for row in pairs if row.arm == name and row.prompt_id in choosing]
-            nets[name] = net_rate([r.choice for r in rows], seed.numpy(), num_draws).rate
+            rows = (row for row in pairs if row.arm == name and row.prompt_id in choosing)
+            nets[name] = net_rate(_choices(rows), seed.numpy(), num_draws).rate
     known = {name: net for name, net in nets.items() if math.isfinite(net)}
     if not known:
         raise _no_verdict("the half that chooses", pairs)
     chosen = max(known, key=lambda name: known[name])
     of_best = [row for row in pairs if row.arm == chosen]
     halves = {
-        "chosen": [row.choice for row in of_best if row.prompt_id in choosing],
-        "held_out": [row.choice for row in of_best if row.prompt_id not in choosing],
+        "chosen": _choices(row for row in of_best if row.prompt_id in choosing),
+        "held_out": _choices(row for row in of_best if row.prompt_id not in choosing),
     }
     found: Metrics = {"steer/best_alpha": told[chosen].alpha}
     for half, choices in halves.items():
@@ -139,10 +139,14 @@ def held_out(
     """Every arm on the half that scores, in the same manner: `held_out_net@unaligned 0.1`, ..."""
     found: Metrics = {}
     for arm in dict.fromkeys(row.arm for row in pairs):
-        choices = [r.choice for r in pairs if r.arm == arm and r.prompt_id not in choosing]
+        choices = _choices(r for r in pairs if r.arm == arm and r.prompt_id not in choosing)
         half = _half("held_out", choices, seed.child(f"held out/{arm}"), num_draws)
         found |= {f"{name.replace('/', '_')}{AT}{arm}": value for name, value in half.items()}
     return found
+
+
+def _choices(rows: Iterable[PairRow]) -> list[Choice]:
+    return [row.choice for row in rows]
 
 
 def _half(prefix: str, choices: Sequence[Choice], seed: Seed, num_draws: int) -> Metrics:

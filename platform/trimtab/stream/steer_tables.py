@@ -91,8 +91,13 @@ def arm_rows(
     """A row per arm, all with the same columns; what is unknown is None."""
     names = sorted({name for metrics in arms.values() for name in metrics})
     return [
-        {"arm": arm, "kind": told[arm].kind, "layer": layer, "alpha": told[arm].alpha}
-        | {name: metrics.get(name) for name in names}
+        {
+            "arm": arm,
+            "kind": told[arm].kind,
+            "layer": layer,
+            "alpha": told[arm].alpha,
+            **{name: metrics.get(name) for name in names},
+        }
         for arm, metrics in arms.items()
     ]
 

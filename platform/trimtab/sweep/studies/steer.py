@@ -17,8 +17,10 @@ from trimtab.core.errors import ConfigError, ModelError
 from trimtab.core.hashing import content_hash
 from trimtab.core.tracker import Metric
 from trimtab.evaluation.decoding import prompt_tokens
-from trimtab.evaluation.judges.build import make_judge
+from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
+from trimtab.evaluation.judges.local import LocalJudgeConfig
 from trimtab.evaluation.judges.rubric import load_rubric
+from trimtab.evaluation.judges.rule import RuleJudgeConfig, load_rules
 from trimtab.models.configs import config_of
 from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
 from trimtab.models.loading import describe, read_tokenizer
@@ -81,7 +83,7 @@ class SteerStudy:
                 "prompts as they are, or steer nursery:instruct."
             )
         with known_machine() as machine:
-            return Facts(_weights(base, out), prompts, machine)
+            return Facts(weights_of(base, out), prompts, machine)
 
     def check(self, trial: SteerConfig, facts: Facts) -> None:
         """See `Study`."""
@@ -213,7 +215,7 @@ class Steering:
 _UNSEEN: Final = ("steer/held_out/", "held_out_")
 
 
-def _weights(base: SteerConfig, out: Path) -> Weights:
+def weights_of(base: SteerConfig, out: Path) -> Weights:
     """The model's shape and size; no weight is read, and only a twin is made."""
     name = base.model.id
     if name.startswith(NURSERY):
@@ -229,10 +231,13 @@ def _check_judge(base: SteerConfig) -> None:
     Raises:
         TrimtabError: names what is.
     """
-    if base.judge.kind == "local":
-        describe(base.judge.model)
-    else:
-        make_judge(base.judge)
+    match base.judge:
+        case LocalJudgeConfig(model=model):
+            describe(model)
+        case HttpJudgeConfig():
+            HttpJudge(base.judge).close()
+        case RuleJudgeConfig(rules=rules):
+            load_rules(rules)
     named = [
         rubric for of in base.evaluation.aspects for rubric in (of.rubric, *of.rubric_in.values())
     ]
