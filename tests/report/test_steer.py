@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from trimtab.report.steer import Cell, cell_rows, cells, draw_steer, heat_map
+from trimtab.report.steer_best import best_figure
 
 TRIALS: list[dict[str, Any]] = [
     {
@@ -117,3 +118,20 @@ def test_the_table_has_the_same_columns_in_every_row() -> None:
     assert len({tuple(row) for row in rows}) == 1
     assert rows[0]["net"] == -0.5
     assert rows[0]["perplexity"] is None
+
+
+def test_the_best_stands_beside_its_controls_on_the_half_that_scores() -> None:
+    ends = {"held_out_net_low": -0.1, "held_out_net_high": 0.3, "held_out_prompts": 120.0}
+    found = [
+        Cell(3, "aligned", 0.1, 1.0, {"held_out_net": 0.1, **ends}),
+        Cell(3, "unaligned", 0.1, 1.0, {"held_out_net": 0.0, **ends}),
+        Cell(3, "aligned", 0.4, 1.0, {"held_out_net": 0.9, **ends}),
+        Cell(4, "aligned", 0.1, 1.0, {"held_out_net": 0.8, **ends}),
+    ]
+    (axes,) = best_figure(found, 3, 0.1).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["unaligned", "aligned"]
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in marks] == [0.0, 0.1]
+    assert "n = 120" in axes.get_title(loc="left")
+    (empty,) = best_figure([], 3, 0.1).axes
+    assert [text.get_text() for text in empty.texts] == ["No layer was measured to its end"]

@@ -460,3 +460,14 @@ def test_nursery_questions_are_about_actions_that_nothing_was_trained_on(
     for question in found.questions:
         assert question.prompt.removeprefix(f"{QUESTIONS[0]} ") not in seen
         assert question.reference in ANSWERS.values()
+
+
+def test_another_coder_in_the_same_folder_is_another_sweep(
+    configure: Configure, tmp_path: Path
+) -> None:
+    save_sae(tmp_path / "coder-1", make_sae(), About(layer=1))
+    coders = {"kind": "folders", "aligned": str(tmp_path / "coder-{layer}")}
+    config = configure(coders=coders, arms=["aligned"])
+    first, again = (STUDY.prepare(config, tmp_path, silent).identity for _ in range(2))
+    save_sae(tmp_path / "coder-1", make_sae(seed=8), About(layer=1))
+    assert first == again != STUDY.prepare(config, tmp_path, silent).identity

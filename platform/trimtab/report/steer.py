@@ -124,6 +124,11 @@ def cell_rows(found: Sequence[Cell]) -> list[dict[str, Any]]:
     ]
 
 
+def named(kind: str) -> str:
+    """A kind of arm as it is written in figures."""
+    return kind.replace("_", " ")
+
+
 def heat_map(
     found: Sequence[Cell], measure: str, title: str, colours: Colormap, middle: float | None
 ) -> Figure:
@@ -150,7 +155,7 @@ def heat_map(
     partial = {cell.layer for cell in edited if cell.share < 1}
     for axes, (kind, grid) in zip(panels, grids.items(), strict=True):
         _panel(axes, grid, norm, colours, measure, _sure(edited, kind, measure, layers, alphas))
-        axes.set_title(kind.replace("_", " "), fontsize=SMALL, loc="left", color=GREY)
+        axes.set_title(named(kind), fontsize=SMALL, loc="left", color=GREY)
         axes.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas], fontsize=SMALL)
         axes.set_xlabel("alpha", fontsize=SMALL + 1)
     names = [f"{layer}*" if layer in partial else str(layer) for layer in layers]

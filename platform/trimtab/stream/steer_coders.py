@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trimtab.core.errors import CoderError
+from trimtab.core.hashing import file_hash
 from trimtab.models.loading import ModelConfig
 from trimtab.sae.about import layer_of_hook
 from trimtab.sae.files import count, read_settings
@@ -36,11 +37,28 @@ def folders_of(coders: CoderFolders, layer: int) -> Folders:
     return {name: _only(pattern, layer) for name, pattern in patterns.items() if pattern}
 
 
+def stamp(coders: CoderFolders) -> list[str]:
+    """What changes when any coder that fits the patterns does.
+
+    Our records hold checksums of the weights; of another's weights size and time are taken.
+    """
+    found: list[str] = []
+    for pattern in filter(None, (coders.aligned, coders.unaligned)):
+        everywhere = Path(pattern.replace(LAYER, "*")).expanduser().resolve()
+        for folder in sorted(Path(everywhere.anchor).glob(str(everywhere)[1:])):
+            if (folder / ABOUT).is_file():
+                found.append(file_hash(folder / ABOUT))
+                continue
+            files = [(path.name, path.stat()) for path in sorted(folder.glob("*"))]
+            found += [f"{folder}/{name} {at.st_size} {at.st_mtime_ns}" for name, at in files]
+    return found
+
+
 def _only(pattern: str, layer: int) -> str:
     path = Path(pattern.replace(LAYER, str(layer))).expanduser().resolve()
     if "*" not in str(path):
         return str(path)
-    found = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    found = sorted(Path(path.anchor).glob(str(path)[1:]))
     if len(found) != 1:
         raise CoderError(
             f"One folder must fit {path}, but {len(found)} do"

@@ -27,17 +27,19 @@ from trimtab.models.loading import describe, read_tokenizer
 from trimtab.models.nursery_fit import NurseryConfig, new_model
 from trimtab.models.weights import Weights, weigh
 from trimtab.report.steer import cell_rows, cells, draw_steer
+from trimtab.report.steer_best import best_figure
+from trimtab.report.style import save
 from trimtab.stream import twins
 from trimtab.stream.config import NURSERY, TWIN
 from trimtab.stream.machine import known_machine
 from trimtab.stream.steer import Layer, Ready, make_ready
 from trimtab.stream.steer_arms import arm_name, told_arms
-from trimtab.stream.steer_coders import check_coder, folders_of
+from trimtab.stream.steer_coders import check_coder, described, folders_of, stamp
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import PromptSet, prompt_set
 from trimtab.stream.steer_tables import copy_to
 from trimtab.stream.tasks import Report as Progress
-from trimtab.sweep.results import write_table
+from trimtab.sweep.results import finished, write_table
 from trimtab.sweep.study import Estimate, Prepared, Report
 
 CHOSEN: Final = "steer/chosen/net"
@@ -45,6 +47,8 @@ HELD_OUT: Final = "steer/held_out/net"
 TABLE: Final = "steer-arms.parquet"
 _CORE_FLOPS: Final = 3e9
 """Operations a second of one core where a small model decodes. Measured: nursery, 250 answers/s."""
+_NUM_CODERS: Final = 3
+"""Aligned, unaligned, and the one with random latents."""
 _TOKENS_PER_PROMPT: Final = 30
 """Of a prompt, before its model's tokenizer has counted it."""
 
@@ -114,8 +118,9 @@ class SteerStudy:
         else:
             rate, said = _CORE_FLOPS, f"{_CORE_FLOPS / 1e9:.0f} GFLOP/s in decoding on a core"
         bytes_each = 4 if weights.published == "float32" else 2
+        coders = _NUM_CODERS * 2 * _width(trial) * weights.d_model * bytes_each
         return Estimate(
-            memory=weights.parameters * bytes_each,
+            memory=weights.parameters * bytes_each + coders,
             seconds=tokens * 2 * weights.active / rate,
             disk=answers * 8 * trial.decoding.max_new_tokens,
             rate=said,
@@ -125,8 +130,9 @@ class SteerStudy:
         """See `Study`: the model and its coders, where they are to be made."""
         ready, card = make_ready(base, out, report)
         prompts = prompt_set(base, out)
+        coders = stamp(base.coders) if base.coders.kind == "folders" else ready.coders
         return Prepared(
-            identity=content_hash([ready.key, prompts.digest, ready.coders]),
+            identity=content_hash([ready.key, prompts.digest, coders]),
             payload=ready,
             tags={
                 "model": card.id,
@@ -155,12 +161,17 @@ class SteerStudy:
         return Steering(trial, prepared.payload, device)
 
     def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-        """Heat maps of layer and strength, and the table of every (layer, arm)."""
+        """Heat maps of layer and strength, the best beside its controls, and the whole table."""
         found = cells(trials)
         if not found:
             return []
         write_table(cell_rows(found), folder / TABLE)
-        return [*draw_steer(found, folder), folder / TABLE]
+        drawn = draw_steer(found, folder)
+        if ended := finished(trials):
+            layer, alpha = (ended[0][f"steer/best_{of}"] for of in ("layer", "alpha"))
+            figure = best_figure(found, int(layer), alpha)
+            drawn.append(save(figure, folder / "steer-best.png"))
+        return [*drawn, folder / TABLE]
 
 
 class Steering:
@@ -213,6 +224,13 @@ class Steering:
 
 
 _UNSEEN: Final = ("steer/held_out/", "held_out_")
+
+
+def _width(trial: SteerConfig) -> int:
+    """Latents of its coders."""
+    if trial.coders.kind == "made":
+        return trial.coders.train.coder.width
+    return described(Path(folders_of(trial.coders, trial.layer)["aligned"])).width
 
 
 def weights_of(base: SteerConfig, out: Path) -> Weights:
