@@ -24,10 +24,11 @@ from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.steer_config import SteerConfig
+from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.sweep.space import check_objective, known_points, trial_record
 from trimtab.sweep.spec import SweepConfig
-from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, Steering, weights_of
+from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, Steering
 from trimtab.sweep.study import Prepared, Report, Study
 from trimtab.sweep.trial import Work, work_on
 

@@ -39,7 +39,7 @@ from trimtab.evaluation.prompts import Question
 from trimtab.models.loading import ModelCard, ModelConfig, describe, load
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.steer_arms import arms_of, materials_of, told_arms
-from trimtab.stream.steer_coders import Folders, folders_of, made
+from trimtab.stream.steer_coders import Folders, folders_of
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_results import Given, Metrics, best, by_arm, held_out, scores_of
@@ -80,7 +80,11 @@ def make_ready(config: SteerConfig, out: Path, report: Report) -> tuple[Ready, M
     prompts = prompt_set(config, out)
     for question in prompts.questions:
         prompt_tokens(tokenizer, question, config.decoding)
-    coders = made(config, spec, out, report) if config.coders.kind == "made" else {}
+    coders: dict[int, Folders] = {}
+    if config.coders.kind == "made":
+        from trimtab.stream.steer_made import made  # MLflow comes with it, which no trial needs
+
+        coders = made(config, spec, out, report)
     key = content_hash(card.identity)
     asked = content_hash([key, config.decoding.model_dump(mode="json"), prompts.digest])
     answers = out / "answers" / f"{card.label}-{asked}"

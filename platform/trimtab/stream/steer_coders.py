@@ -1,9 +1,8 @@
 """The coders of a steering sweep: each layer's autoencoder before and after alignment.
 
-Either they are there, and `described` says what they are from their settings alone (a coder of
-65,536 latents has 2 GB of weights), so that one of another width, model or layer is refused before
-the first trial; or they are made, by the drivers of `trimtab train` and `trimtab align`, whose
-folders are named by what made them and reused.
+`described` says what they are from their settings alone (a coder of 65,536 latents has 2 GB of
+weights), so that one of another width, model or layer is refused before the first trial. Those that
+are not there are made by `trimtab.stream.steer_made`.
 """
 
 from pathlib import Path
@@ -11,17 +10,11 @@ from typing import NamedTuple
 
 from trimtab.core.errors import CoderError
 from trimtab.core.hashing import file_hash
-from trimtab.models.loading import ModelConfig
 from trimtab.sae.about import layer_of_hook
 from trimtab.sae.files import count, read_settings
 from trimtab.sae.folder import ABOUT
 from trimtab.sae.saelens import SETTINGS
-from trimtab.stream.align import align
-from trimtab.stream.moral_config import AlignJob
-from trimtab.stream.steer_config import LAYER, CoderFolders, SteerConfig
-from trimtab.stream.tasks import Report
-from trimtab.stream.train import train
-from trimtab.stream.train_config import TrainJob
+from trimtab.stream.steer_config import LAYER, CoderFolders
 
 Folders = dict[str, str]
 """`aligned` and perhaps `unaligned` -> the folder of a layer's autoencoder."""
@@ -137,33 +130,3 @@ def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
 
 def _last(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2].lower()
-
-
-def made(config: SteerConfig, spec: ModelConfig, out: Path, report: Report) -> dict[int, Folders]:
-    """Trains and aligns a coder for each layer that is read, where they are not there yet.
-
-    Args:
-        spec: the model, where it lies.
-        out: the folder of runs.
-
-    Raises:
-        TrimtabError: something the user can mend.
-    """
-    coders = config.coders
-    assert coders.kind == "made", "folders are there"
-    job = TrainJob(
-        model=spec,
-        data=config.data,
-        extract=coders.extract,
-        workers=coders.workers,
-        train=coders.train,
-        seed=coders.seed,
-        evaluate=coders.evaluate,
-        out=out,
-    )
-    shared = job.model_dump(include={"model", "data", "extract", "workers", "seed", "out"})
-    found: dict[int, Folders] = {}
-    for layer, folder in train(job, report).coders.items():
-        aligned = align(AlignJob(**shared, sae=folder, align=coders.align), report)
-        found[layer] = {"aligned": str(aligned.coder), "unaligned": str(folder)}
-    return found

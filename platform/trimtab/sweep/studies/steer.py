@@ -9,34 +9,23 @@ prompts. Sensitive texts stay in the folder of answers (`trimtab.stream.steer_ta
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 
-from trimtab.core.errors import ConfigError, ModelError
+from trimtab.core.errors import ConfigError
 from trimtab.core.hashing import content_hash
 from trimtab.core.tracker import Metric
-from trimtab.evaluation.decoding import prompt_tokens
-from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
-from trimtab.evaluation.judges.local import LocalJudgeConfig
-from trimtab.evaluation.judges.rubric import load_rubric
-from trimtab.evaluation.judges.rule import RuleJudgeConfig, load_rules
-from trimtab.models.configs import config_of
-from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
-from trimtab.models.loading import describe, read_tokenizer
-from trimtab.models.nursery_fit import NurseryConfig, new_model
-from trimtab.models.weights import Weights, weigh
+from trimtab.models.hardware import COMPUTE_EFFICIENCY
 from trimtab.report.steer import cell_rows, cells, draw_steer
 from trimtab.report.steer_best import best_figure
 from trimtab.report.style import save
-from trimtab.stream import twins
-from trimtab.stream.config import NURSERY, TWIN
-from trimtab.stream.machine import known_machine
 from trimtab.stream.steer import Layer, Ready, make_ready
 from trimtab.stream.steer_arms import arm_name, told_arms
-from trimtab.stream.steer_coders import check_coder, described, folders_of, stamp
+from trimtab.stream.steer_coders import check_coder, folders_of, stamp
 from trimtab.stream.steer_config import SteerConfig
-from trimtab.stream.steer_prompts import PromptSet, prompt_set
+from trimtab.stream.steer_facts import Facts, look, width_of
+from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_tables import copy_to
 from trimtab.stream.tasks import Report as Progress
 from trimtab.sweep.results import finished, write_table
@@ -53,17 +42,6 @@ _TOKENS_PER_PROMPT: Final = 30
 """Of a prompt, before its model's tokenizer has counted it."""
 
 
-class Facts(NamedTuple):
-    """What is known before anything is loaded."""
-
-    weights: Weights
-    """What the model weighs, and its shape."""
-    prompts: PromptSet
-    """What is asked."""
-    machine: Machine
-    """What it would run on."""
-
-
 class SteerStudy:
     """See `trimtab.sweep.study.Study`."""
 
@@ -75,19 +53,7 @@ class SteerStudy:
 
     def survey(self, base: SteerConfig, out: Path) -> Facts:
         """See `Study`. Prompts, judge, rubrics and chat template are looked at here."""
-        _check_judge(base)
-        prompts = prompt_set(base, out)
-        if not base.model.id.startswith((NURSERY, TWIN)):
-            tokenizer = read_tokenizer(base.model)
-            for question in prompts.questions:
-                prompt_tokens(tokenizer, question, base.decoding)
-        elif base.model.id == f"{NURSERY}base" and base.decoding.template == "chat":
-            raise ModelError(
-                "nursery:base has no chat template. Set `decoding.template: raw` to give it the "
-                "prompts as they are, or steer nursery:instruct."
-            )
-        with known_machine() as machine:
-            return Facts(weights_of(base, out), prompts, machine)
+        return look(base, out)
 
     def check(self, trial: SteerConfig, facts: Facts) -> None:
         """See `Study`."""
@@ -118,7 +84,7 @@ class SteerStudy:
         else:
             rate, said = _CORE_FLOPS, f"{_CORE_FLOPS / 1e9:.0f} GFLOP/s in decoding on a core"
         bytes_each = 4 if weights.published == "float32" else 2
-        coders = _NUM_CODERS * 2 * _width(trial) * weights.d_model * bytes_each
+        coders = _NUM_CODERS * 2 * width_of(trial) * weights.d_model * bytes_each
         return Estimate(
             memory=weights.parameters * bytes_each + coders,
             seconds=tokens * 2 * weights.active / rate,
@@ -224,46 +190,6 @@ class Steering:
 
 
 _UNSEEN: Final = ("steer/held_out/", "held_out_")
-
-
-def _width(trial: SteerConfig) -> int:
-    """Latents of its coders."""
-    if trial.coders.kind == "made":
-        return trial.coders.train.coder.width
-    return described(Path(folders_of(trial.coders, trial.layer)["aligned"])).width
-
-
-def weights_of(base: SteerConfig, out: Path) -> Weights:
-    """The model's shape and size; no weight is read, and only a twin is made."""
-    name = base.model.id
-    if name.startswith(NURSERY):
-        made = NurseryConfig()
-        return weigh(new_model(made, made.vocab_size, 0).config)
-    (spec,) = twins.resolve((base.model,), out)
-    return weigh(config_of(spec), spec.dtype)
-
-
-def _check_judge(base: SteerConfig) -> None:
-    """Refuses a judge whose files, key or model are missing.
-
-    Raises:
-        TrimtabError: names what is.
-    """
-    match base.judge:
-        case LocalJudgeConfig(model=model):
-            describe(model)
-        case HttpJudgeConfig():
-            HttpJudge(base.judge).close()
-        case RuleJudgeConfig(rules=rules):
-            load_rules(rules)
-    named = [
-        rubric for of in base.evaluation.aspects for rubric in (of.rubric, *of.rubric_in.values())
-    ]
-    pairwise = base.evaluation.pairwise
-    if pairwise is not None and pairwise != "scores":
-        named.append(pairwise.rubric)
-    for name in named:
-        load_rubric(name)
 
 
 STUDY = SteerStudy()
