@@ -170,6 +170,15 @@ ALIGNED: Final = (
     *(f"align/latents/{of}" for of in ("trained", "strict")),
 )
 """Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
+_RATES: Final = tuple(f"{name}{end}" for name in ("net", "win_rate") for end in ("", "_low", "_high"))
+STEER: Final = (
+    *("steer/prompts", "steer/strength", "steer/net", "steer/net_low", "steer/net_high"),
+    *(f"steer/{half}/{name}" for half in ("chosen", "held_out") for name in ("prompts", *_RATES)),
+    "steer/best_alpha",
+    "steer/best_layer",
+)
+"""Of one arm (net = (wins - losses) / judged), and of the strength that one half of the prompts
+chose, on that half and on the other."""
 NAMES: Final = BY_LAYER.union(
     AT_A_GLANCE,
     EVALUATION,
@@ -182,5 +191,6 @@ NAMES: Final = BY_LAYER.union(
     SAE_QUALITY,
     LATENTS,
     ALIGNED,
+    STEER,
     *((f"peak/{name}", f"peak_layer/{name}") for name in (*HIGHER_IS_PEAK, *LOWER_IS_PEAK)),
 )

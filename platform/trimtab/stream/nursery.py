@@ -16,7 +16,7 @@ from trimtab.models.nursery import NurseryConfig, NurseryRow, train
 from trimtab.scenarios.corpus import corpus_path
 from trimtab.scenarios.prepare import load
 from trimtab.scenarios.socialchem import read
-from trimtab.stream.config import NURSERY, DataConfig
+from trimtab.stream.config import NURSERY, DataConfig, Split
 from trimtab.stream.scenarios import prepared
 
 VARIANTS = ("base", "instruct", "guard")
@@ -43,7 +43,7 @@ def resolve(
             raise ConfigError(f"The nursery has {', '.join(VARIANTS)}, but got {variant!r}.")
     if not variants:
         return models
-    folders = train(training_rows(data, out), NurseryConfig(), out / "nursery", progress)
+    folders = train(rows_of("train", data, out), NurseryConfig(), out / "nursery", progress)
     return tuple(
         model.model_copy(
             update={
@@ -58,12 +58,12 @@ def resolve(
     )
 
 
-def training_rows(data: DataConfig, out: Path) -> list[NurseryRow]:
-    """The corpus' rows of the training split, in file order."""
+def rows_of(split: Split, data: DataConfig, out: Path) -> list[NurseryRow]:
+    """The corpus' rows of a split, in file order."""
     table = load(prepared(data.model_copy(update={"path": "corpus"}), out))
     rows = read(corpus_path()).rows.with_row_index("action_id")
-    train_ids = table.filter(pl.col("split") == "train")["action_id"].unique()
-    chosen = rows.filter(pl.col("action_id").is_in(train_ids.cast(pl.UInt32).implode()))
+    ids = table.filter(pl.col("split") == split)["action_id"].unique()
+    chosen = rows.filter(pl.col("action_id").is_in(ids.cast(pl.UInt32).implode()))
     return [
         NurseryRow(
             row["action"],

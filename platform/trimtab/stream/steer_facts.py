@@ -1,0 +1,112 @@
+"""What is known of a steering sweep before a weight is read, and what is refused then.
+
+Prompts are read, the judge's files, key or model and the rubrics are looked for, the chat template
+is tried on every prompt, and the model is weighed on the meta device. A nursery model that is yet
+to be trained is known by its recipe.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from trimtab.core.errors import ModelError
+from trimtab.evaluation.decoding import prompt_tokens
+from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
+from trimtab.evaluation.judges.local import LocalJudgeConfig
+from trimtab.evaluation.judges.rubric import load_rubric
+from trimtab.evaluation.judges.rule import RuleJudgeConfig, load_rules
+from trimtab.models.configs import config_of
+from trimtab.models.hardware import Machine
+from trimtab.models.loading import describe, read_tokenizer
+from trimtab.models.nursery_fit import NurseryConfig, new_model
+from trimtab.models.weights import Weights, weigh
+from trimtab.stream import twins
+from trimtab.stream.config import NURSERY, TWIN
+from trimtab.stream.machine import known_machine
+from trimtab.stream.steer_coders import described, folders_of
+from trimtab.stream.steer_config import SteerConfig
+from trimtab.stream.steer_prompts import PromptSet, prompt_set
+
+
+class Facts(NamedTuple):
+    """What is known before anything is loaded."""
+
+    weights: Weights
+    """What the model weighs, and its shape."""
+    prompts: PromptSet
+    """What is asked."""
+    machine: Machine
+    """What it would run on."""
+
+
+def look(base: SteerConfig, out: Path) -> Facts:
+    """Looks at all of it.
+
+    Args:
+        out: the folder of runs.
+
+    Raises:
+        TrimtabError: something is not there, or cannot be used.
+    """
+    _check_judge(base)
+    prompts = prompt_set(base, out)
+    _check_template(base, prompts)
+    with known_machine() as machine:
+        return Facts(weights_of(base, out), prompts, machine)
+
+
+def _check_template(base: SteerConfig, prompts: PromptSet) -> None:
+    """Refuses prompts that the model cannot be asked.
+
+    Raises:
+        ModelError: a chat template is asked for, and there is none.
+        DataError: a prompt without a token.
+    """
+    if base.model.id == f"{NURSERY}base" and base.decoding.template == "chat":
+        raise ModelError(
+            "nursery:base has no chat template. Set `decoding.template: raw` to give it the prompts "
+            "as they are, or steer nursery:instruct."
+        )
+    if not base.model.id.startswith((NURSERY, TWIN)):
+        tokenizer = read_tokenizer(base.model)
+        for question in prompts.questions:
+            prompt_tokens(tokenizer, question, base.decoding)
+
+
+def width_of(trial: SteerConfig) -> int:
+    """Latents of its coders."""
+    if trial.coders.kind == "made":
+        return trial.coders.train.coder.width
+    return described(Path(folders_of(trial.coders, trial.layer)["aligned"])).width
+
+
+def weights_of(base: SteerConfig, out: Path) -> Weights:
+    """The model's shape and size; no weight is read, and only a twin is made."""
+    name = base.model.id
+    if name.startswith(NURSERY):
+        made = NurseryConfig()
+        return weigh(new_model(made, made.vocab_size, 0).config)
+    (spec,) = twins.resolve((base.model,), out)
+    return weigh(config_of(spec), spec.dtype)
+
+
+def _check_judge(base: SteerConfig) -> None:
+    """Refuses a judge whose files, key or model are missing.
+
+    Raises:
+        TrimtabError: names what is.
+    """
+    match base.judge:
+        case LocalJudgeConfig(model=model):
+            describe(model)
+        case HttpJudgeConfig():
+            HttpJudge(base.judge).close()
+        case RuleJudgeConfig(rules=rules):
+            load_rules(rules)
+    named = [
+        rubric for of in base.evaluation.aspects for rubric in (of.rubric, *of.rubric_in.values())
+    ]
+    pairwise = base.evaluation.pairwise
+    if pairwise is not None and pairwise != "scores":
+        named.append(pairwise.rubric)
+    for name in named:
+        load_rubric(name)

@@ -1,0 +1,195 @@
+"""Steering swept: a trial is one layer, its strengths and controls are arms of the same batches.
+
+A trial reports after each rung of prompts, so a layer may be stopped after its first ones. What it
+stands at is `steer/chosen/net` of its best strength, on the half of the prompts that chooses; with
+its last report comes `steer/held_out/net`, on the other half, and with the sweep's best trial the
+best (layer, strength) has both on the parent run. MLflow has a run for each (layer, arm), step =
+prompts. Sensitive texts stay in the folder of answers (`trimtab.stream.steer_tables`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from trimtab.core.errors import ConfigError
+from trimtab.core.hashing import content_hash
+from trimtab.core.tracker import Metric
+from trimtab.models.hardware import COMPUTE_EFFICIENCY
+from trimtab.report.steer import cell_rows, cells, draw_steer
+from trimtab.report.steer_best import best_figure
+from trimtab.report.style import save
+from trimtab.stream.steer import Layer, Ready, make_ready
+from trimtab.stream.steer_arms import arm_name, told_arms
+from trimtab.stream.steer_coders import check_coder, folders_of, stamp
+from trimtab.stream.steer_config import SteerConfig
+from trimtab.stream.steer_facts import Facts, look, width_of
+from trimtab.stream.steer_prompts import prompt_set
+from trimtab.stream.steer_tables import copy_to
+from trimtab.stream.tasks import Report as Progress
+from trimtab.sweep.results import finished, write_table
+from trimtab.sweep.study import Estimate, Prepared, Report
+
+CHOSEN: Final = "steer/chosen/net"
+HELD_OUT: Final = "steer/held_out/net"
+TABLE: Final = "steer-arms.parquet"
+_CORE_FLOPS: Final = 3e9
+"""Operations a second of one core where a small model decodes. Measured: nursery, 250 answers/s."""
+_NUM_CODERS: Final = 3
+"""Aligned, unaligned, and the one with random latents."""
+_TOKENS_PER_PROMPT: Final = 30
+"""Of a prompt, before its model's tokenizer has counted it."""
+
+
+class SteerStudy:
+    """See `trimtab.sweep.study.Study`."""
+
+    experiment = "trimtab/steer"
+    kind = SteerConfig
+    curve = frozenset({CHOSEN, "steer/best_alpha"})
+    final = frozenset({CHOSEN, HELD_OUT, "steer/best_alpha"})
+    live: frozenset[str] = frozenset()
+
+    def survey(self, base: SteerConfig, out: Path) -> Facts:
+        """See `Study`. Prompts, judge, rubrics and chat template are looked at here."""
+        return look(base, out)
+
+    def check(self, trial: SteerConfig, facts: Facts) -> None:
+        """See `Study`."""
+        layer, num_layers = trial.layer, facts.weights.num_layers
+        if layer >= num_layers:
+            raise ConfigError(
+                f"`layer < num_layers` must hold, but got ({layer=}, {num_layers=}) for "
+                f"{trial.model.label}. Layers count from 0; the last one is {num_layers - 1}."
+            )
+        coders = trial.coders
+        if coders.kind == "folders":
+            for path in folders_of(coders, layer).values():
+                check_coder(Path(path), layer, facts.weights.d_model, trial.model.id)
+        elif coders.extract.layers != "all" and layer not in coders.extract.layers:
+            raise ConfigError(
+                f"Every layer of a sweep must get its coders, but layer {layer} is not among "
+                f"`coders.extract.layers` {list(coders.extract.layers)}."
+            )
+
+    def estimate(self, trial: SteerConfig, facts: Facts) -> Estimate:
+        """See `Study`. Judging is left out: nothing is known of its speed."""
+        weights, machine = facts.weights, facts.machine
+        answers = trial.rungs[-1] * len(told_arms(trial))
+        tokens = answers * (2 * _TOKENS_PER_PROMPT + trial.decoding.max_new_tokens)
+        if machine.gpu is not None:
+            rate = machine.gpu.flops * COMPUTE_EFFICIENCY * 0.1
+            said = f"{rate / 1e12:.0f} TFLOP/s in decoding on a {machine.gpu.kind}"
+        else:
+            rate, said = _CORE_FLOPS, f"{_CORE_FLOPS / 1e9:.0f} GFLOP/s in decoding on a core"
+        bytes_each = 4 if weights.published == "float32" else 2
+        coders = _NUM_CODERS * 2 * width_of(trial) * weights.d_model * bytes_each
+        return Estimate(
+            memory=weights.parameters * bytes_each + coders,
+            seconds=tokens * 2 * weights.active / rate,
+            disk=answers * 8 * trial.decoding.max_new_tokens,
+            rate=said,
+        )
+
+    def prepare(self, base: SteerConfig, out: Path, report: Progress) -> Prepared:
+        """See `Study`: the model and its coders, where they are to be made."""
+        ready, card = make_ready(base, out, report)
+        prompts = prompt_set(base, out)
+        coders = stamp(base.coders) if base.coders.kind == "folders" else ready.coders
+        return Prepared(
+            identity=content_hash([ready.key, prompts.digest, coders]),
+            payload=ready,
+            tags={
+                "model": card.id,
+                "family": card.family,
+                "group": card.group,
+                "data_hash": prompts.digest,
+                "sensitive": str(base.is_sensitive).lower(),
+            },
+            dataset=(
+                prompts.name,
+                prompts.digest,
+                prompts.source,
+                {"prompts": len(prompts.questions), "available": prompts.available},
+            ),
+        )
+
+    def runs(self, trial: SteerConfig) -> Mapping[str, Mapping[str, object]]:
+        """See `Study`: one run for each arm of the layer."""
+        return {
+            name: {"edit": arm.kind, "alpha": arm.alpha, "layer": trial.layer}
+            for name, arm in told_arms(trial).items()
+        }
+
+    def start(self, trial: SteerConfig, prepared: Prepared, device: torch.device) -> "Steering":
+        """See `Study`."""
+        return Steering(trial, prepared.payload, device)
+
+    def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """Heat maps of layer and strength, the best beside its controls, and the whole table."""
+        found = cells(trials)
+        if not found:
+            return []
+        write_table(cell_rows(found), folder / TABLE)
+        drawn = draw_steer(found, folder)
+        if ended := finished(trials):
+            layer, alpha = (ended[0][f"steer/best_{of}"] for of in ("layer", "alpha"))
+            figure = best_figure(found, int(layer), alpha)
+            drawn.append(save(figure, folder / "steer-best.png"))
+        return [*drawn, folder / TABLE]
+
+
+class Steering:
+    """See `trimtab.sweep.study.Running`: one layer, rung by rung."""
+
+    def __init__(self, trial: SteerConfig, ready: Ready, device: torch.device) -> None:
+        """Loads model, coders and judge.
+
+        Raises:
+            TrimtabError: one of them cannot be used.
+        """
+        self._trial = trial
+        self._layer = Layer(trial, ready, device)
+
+    def load(self, folder: Path) -> None:
+        """See `Running`."""
+        self._layer.load(folder)
+
+    def save(self, folder: Path) -> None:
+        """See `Running`."""
+        self._layer.save(folder)
+
+    def reports(self) -> Iterator[Report]:
+        """See `Running`; one report a rung."""
+        while self._layer.rungs_done < len(self._trial.rungs):
+            self._layer.advance()
+            yield self._report(held_out=False)
+
+    def finish(self, folder: Path) -> Report:
+        """See `Running`; tables, without sensitive texts."""
+        last = self._report(held_out=True)
+        best_arm = arm_name("aligned", last.scores["steer/best_alpha"])
+        files = self._layer.write(best_arm)
+        copy_to(files.shared(sensitive=self._trial.is_sensitive), folder)
+        return last
+
+    def _report(self, *, held_out: bool) -> Report:
+        """A score on the held-out half is told with the last report only: no one chooses by it."""
+        rungs = self._trial.rungs
+        asked = rungs[self._layer.rungs_done - 1]
+        arms = self._layer.arms()
+        _, best = self._layer.best()
+        scores = best | self._layer.scores(arms)
+        kept = {k: v for k, v in scores.items() if held_out or not k.startswith(_UNSEEN)}
+        metrics = {
+            arm: [Metric(name, value, asked) for name, value in found.items()]
+            for arm, found in arms.items()
+        }
+        return Report(asked / rungs[-1], metrics, kept)
+
+
+_UNSEEN: Final = ("steer/held_out/", "held_out_")
+
+
+STUDY = SteerStudy()
