@@ -170,7 +170,9 @@ ALIGNED: Final = (
     *(f"align/latents/{of}" for of in ("trained", "strict")),
 )
 """Of an alignment: scores on held-out rows (step = layer), losses by epoch (step = epoch)."""
-_RATES: Final = tuple(f"{name}{end}" for name in ("net", "win_rate") for end in ("", "_low", "_high"))
+_RATES: Final = tuple(
+    f"{name}{end}" for name in ("net", "win_rate") for end in ("", "_low", "_high")
+)
 STEER: Final = (
     *("steer/prompts", "steer/strength", "steer/net", "steer/net_low", "steer/net_high"),
     *(f"steer/{half}/{name}" for half in ("chosen", "held_out") for name in ("prompts", *_RATES)),
