@@ -10,9 +10,10 @@ line of stdin with a line of JSON. Only the side that was asked works. The comma
     rates       operations a second of the encoder's product, in float32 and in bfloat16
 
 Each runs its own training step as it is written, with all its defaults but these: the start and
-the batches are common, Adam's rate is the same and constant, AuxK is off, the gradient is clipped.
-SAELens and dictionary_learning cannot switch clipping off; sparsify's trainer does not have it, so
-one line is added to its step.
+the batches are common, Adam's rate is the same and constant, AuxK is off, and the gradient of the
+squared error, summed over a row and averaged over rows, is clipped at 1. SAELens and
+dictionary_learning cannot switch clipping off; sparsify's trainer does not have it, so one line is
+added to its step. Where a loss has another scale, so has its limit.
 """
 
 import importlib
@@ -92,7 +93,7 @@ class Ours(Side):
             learning_rate=setting.learning_rate,
             warmup_epochs=0.0,
             final_share=1.0,
-            clip=CLIP,
+            clip=CLIP / setting.d_model,  # our loss is a mean over d_model, theirs a sum
             selection=self.selection,
             unit_scale=False,
             aux_coefficient=0.0,
@@ -211,7 +212,7 @@ class Sparsify(Side):
         float(out.fvu.detach())
         out.fvu.backward()
         self.coder.remove_gradient_parallel_to_decoder_directions()
-        torch.nn.utils.clip_grad_norm_(self.coder.parameters(), CLIP)
+        torch.nn.utils.clip_grad_norm_(self.coder.parameters(), CLIP * len(x) / float(variance))
         self.adam.step()
         self.adam.zero_grad()
         self.since_fired += len(x)

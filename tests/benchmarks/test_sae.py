@@ -88,7 +88,7 @@ def test_a_goal_that_is_missed_says_so(bench: ModuleType, setting: object) -> No
 def test_a_side_that_ends_is_an_error_that_names_it(bench: ModuleType, tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError, match="the side ours ended without an answer"),
-        bench.worker("ours", tmp_path / "nowhere", Path(sys.executable)),
+        bench.worker("ours", tmp_path / "nowhere", bench.parse_options(["--sides", "ours"])),
     ):
         pass
 
