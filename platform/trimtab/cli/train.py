@@ -69,6 +69,8 @@ the model keeps when the reconstruction takes the place of the block's output:
 1 is all of it, 0 is as bad as zeros. Token: the same autoencoder on the states
 of single tokens, and how much longer these are than {pooled} rows."""
 _TWIN = "This model is a twin: its weights are random, so these numbers are no finding."
+_POOR = """Layers {layers}: FVU is above 1, so that the rows' mean alone would be nearer to them. Training came
+to nothing or went astray: look at the learning curves; train longer, or with another learning rate."""
 _DASH = "–"
 
 
@@ -274,6 +276,9 @@ def _print(found: "Trained", job: "TrainJob") -> None:
     OUT.print(Text(legend, style="dim"))
     if original(found.card) is not None:
         OUT.print(Text(_TWIN, style="bold yellow"))
+    if poor := [layer for layer, of in result.metrics.items() if of.get("sae/fvu", 0.0) > 1]:
+        said = _POOR.format(layers=", ".join(map(str, poor)))
+        OUT.print(Text(said, style="bold yellow"))
     how = "trained before, reused" if found.reused else f"{result.seconds:.1f} s"
     OUT.print(
         f"\n{result.rows['train']:,} training rows, {result.epochs:g} epochs, "
@@ -302,12 +307,12 @@ def _table(rows: "list[dict[str, Cell]]") -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     columns = {
         "l0": ("L0", "{:.1f}"),
-        "fvu": ("FVU", "{:.3f}"),
-        "mse": ("MSE", "{:.3g}"),
+        "fvu": ("FVU", "{:#.3g}"),
+        "mse": ("MSE", "{:#.3g}"),
         "dead": ("Dead", "{:.0%}"),
-        "ce_recovered": ("CE", "{:.3f}"),
+        "ce_recovered": ("CE", "{:#.3g}"),
         "token_l0": ("Token: L0", "{:.1f}"),
-        "token_fvu": ("FVU", "{:.3f}"),
+        "token_fvu": ("FVU", "{:#.3g}"),
         "norm_ratio": ("length", "{:.2f} x"),
     }
     table.add_column("Layer")
