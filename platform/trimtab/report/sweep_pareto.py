@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from trimtab.report.style import (
     GREY,
     SMALL,
-    VICE_COLOUR,
     legend,
     model_styles,
     new_figure,
@@ -47,7 +46,7 @@ def pareto_figure(
     axes.plot(
         [rows[i][x] for i in front],
         [rows[i][y] for i in front],
-        color=VICE_COLOUR,
+        color=GREY,
         linewidth=1.0,
         zorder=1,
     )

@@ -118,4 +118,4 @@ def _at_once(budget: Budget, machine: Machine) -> int:
 
 def _shares(num_gpus: float) -> float:
     """Trials to a card; a share of one is never split over two."""
-    return math.floor(1 / num_gpus + 1e-9) if num_gpus < 1 else 1 / num_gpus
+    return float(math.floor(1 / num_gpus + 1e-9)) if num_gpus < 1 else 1 / num_gpus

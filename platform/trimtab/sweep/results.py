@@ -100,7 +100,9 @@ def importance(
     evaluator = optuna.importance.FanovaImportanceEvaluator(
         seed=seed.child("importance").value % 2**32
     )
-    found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varied)
+    found = optuna.importance.get_param_importances(
+        study, evaluator=evaluator, params=varied, normalize=False
+    )
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ from trimtab.sweep.trial import Work, work_on
 from trimtab.sweep.wire import packed, unpacked
 
 _ERROR_LENGTH: Final = 2000
+_SCRATCH: Final = "tune-"
+"""Prefix of the folder that Tune writes to; a driver that was killed leaves its own."""
 _ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files of its own
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # the objective may be known at the end only
@@ -95,7 +98,9 @@ def run_trials(
     resources = {"cpu": budget.resources.num_cpus, "gpu": budget.resources.num_gpus}
     run = functools.partial(tuned, checkpoints=isinstance(budget.scheduler, Pbt))
     trainable = tune.with_resources(tune.with_parameters(_named(run), work=work), resources)
-    with tempfile.TemporaryDirectory(prefix="tune-", dir=work.folder) as storage, _quiet(listener):
+    for killed in work.folder.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(killed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=work.folder) as storage, _quiet(listener):
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
