@@ -16,6 +16,7 @@ import torch
 from pydantic import model_validator
 
 from trimtab.core.errors import ConfigError, DataError
+from trimtab.core.hashing import content_hash
 from trimtab.core.names import ALIGN_TERMS
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
@@ -126,7 +127,7 @@ class AlignStudy:
         folder = _trained(base, report) if base.train else _folder(base)
         found = opened(base.model_copy(update={"sae": folder}), report)
         return Prepared(
-            identity=found.found.identity + found.about.provenance.get("activations", ""),
+            identity=content_hash(found.identity),
             payload=(found.found, folder.resolve(), found.layer),
             tags={
                 "model": found.found.card.id,
