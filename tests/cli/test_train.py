@@ -131,7 +131,7 @@ def test_a_training_ends_with_its_table_and_folders_and_again_with_json(
     )
     code, out, err = run(*command)
     assert code == 0, err
-    assert "Training topk, width 40, k 4, on layers 1, 3" in err
+    assert "Training topk, width 40, k 4, layers: 1, 3" in err
     assert "toy-llama: train" in err
     lines = {line.split()[0]: line for line in out.splitlines() if line[1:3] in ("L1", "L3")}
     assert set(lines) == {"L1", "L3"}

@@ -192,8 +192,8 @@ def run_train(job: "TrainJob", *, as_json: bool = False) -> None:
     from trimtab.stream import train as driver
     from trimtab.stream.coders import said
 
-    layers = "all layers" if job.layers == "all" else f"layers {', '.join(map(str, job.layers))}"
-    ERR.print(Text(f"Training {said(job.train.coder)}, on {layers}", style="bold"))
+    numbers = ["all"] if job.layers == "all" else map(str, job.layers)
+    ERR.print(Text(f"Training {said(job.train.coder)}, layers: {', '.join(numbers)}", style="bold"))
     ERR.print(
         f"Model: {job.model.label}\nData: {job.data.path}\nOut: {show.near(job.out)}", markup=False
     )
