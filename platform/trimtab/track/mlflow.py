@@ -36,7 +36,7 @@ from trimtab.core.files import writable_folder
 from trimtab.core.tracker import Metric
 from trimtab.track.rules import checked, status
 
-EXPERIMENTS: Final = ("trimtab/diagnose", "trimtab/sae")
+EXPERIMENTS: Final = ("trimtab/diagnose", "trimtab/sae", "trimtab/steer")
 """The experiment of each job."""
 
 _PARENT: Final = "mlflow.parentRunId"
