@@ -24,7 +24,7 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def configure(tmp_path: Path) -> Configure:
     """A sweep of the fake study; fields given replace its own."""
 
-    def build_one(**fields: Any) -> SweepConfig:
+    def build_one(**fields: Any) -> SweepConfig:  # noqa: ANN401
         tree = {
             "job": "sweep",
             "asks": "Which x is best?",

@@ -27,7 +27,7 @@ from trimtab.track.mlflow import Found, find_runs, sqlite_uri
 EXPERIMENT = "trimtab/sae"
 
 
-def config_of(out: Path, uri: str, **fields: Any) -> SweepConfig:
+def config_of(out: Path, uri: str, **fields: Any) -> SweepConfig:  # noqa: ANN401
     tree = {
         "job": "sweep",
         "asks": "Which x is best?",

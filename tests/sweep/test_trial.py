@@ -1,5 +1,6 @@
 """A trial in its folder, without Ray: taken up where it was, finished once."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,13 @@ from trimtab.sweep.trial import ARTIFACTS, OUTCOME, Work, trial_folder, work_on
 Told = list[tuple[Report, bool, Path | None]]
 
 
-class StopIt(Exception):
+class StoppedError(Exception):
     pass
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Callable[..., Work]:
-    def build(**base: Any) -> Work:
+    def build(**base: Any) -> Work:  # noqa: ANN401
         return Work(
             study="fake_study:STUDY",
             base={"steps": 6, "log": str(tmp_path / "log"), **base},
@@ -42,12 +43,10 @@ def run(work: Work, stop_at: float = 2.0, given: Path | None = None) -> Told:
     def tell(report: Report, last: bool, state: Path | None) -> None:
         told.append((report, last, state))
         if report.share >= stop_at:
-            raise StopIt
+            raise StoppedError
 
-    try:
+    with contextlib.suppress(StoppedError):
         work_on(work, "0000", {"x": 1.0}, given, tell)
-    except StopIt:
-        pass
     return told
 
 

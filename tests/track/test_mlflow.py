@@ -12,7 +12,7 @@ from mlflow.entities import Dataset, Run
 
 from trimtab.core.errors import TrackError
 from trimtab.core.tracker import Metric, Tracker
-from trimtab.track.mlflow import MlflowTracker, prepare_store, sqlite_uri, ui_command
+from trimtab.track.mlflow import MlflowTracker, find_runs, prepare_store, sqlite_uri, ui_command
 
 EXPERIMENT = "trimtab/diagnose"
 
@@ -159,3 +159,18 @@ def test_the_ui_command_names_the_store() -> None:
         "sqlite:////a folder/mlflow.db",
     ]
     assert ui_command("http://host:5000").endswith("-m webbrowser http://host:5000")
+
+
+def test_a_child_is_found_by_the_tags_that_it_was_created_with(uri: str) -> None:
+    with MlflowTracker(EXPERIMENT, "parent", uri, tags={"sweep": "abc"}) as parent:
+        tags = {"sweep": "abc", "trial": "0000"}
+        with MlflowTracker(EXPERIMENT, "child", uri, tags=tags, parent=parent.run_id) as child:
+            child.params({"x": 1})
+            child.metrics([Metric("dimensional/r2", 0.5, 3)])
+    first, second = find_runs(uri, EXPERIMENT, {"sweep": "abc"})
+    assert (first.run_id, first.parent) == (parent.run_id, "")
+    assert (second.run_id, second.parent, second.name) == (child.run_id, parent.run_id, "child")
+    assert (second.tags, second.params) == (tags, {"x": "1"})
+    assert (second.metrics, second.status) == ({"dimensional/r2": 0.5}, "FINISHED")
+    assert find_runs(uri, EXPERIMENT, {"sweep": "other"}) == []
+    assert find_runs(uri, "no/such", {"sweep": "abc"}) == []

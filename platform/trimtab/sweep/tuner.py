@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from ray import tune
 from ray.exceptions import RayTaskError
@@ -53,6 +53,7 @@ class Given(NamedTuple):
     """Its values."""
 
 
+@runtime_checkable
 class Listener(Protocol):
     """Who decides on trials and hears of them: the driver of the sweep."""
 
