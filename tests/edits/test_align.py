@@ -139,7 +139,8 @@ def test_an_alignment_that_is_saved_and_taken_up_ends_in_the_same_bits(tmp_path:
     whole, first, second = begin(), begin(), begin()
     expected = list(whole.run())
     going = first.run()
-    next(going), next(going)
+    next(going)
+    next(going)
     first.save(tmp_path / "state.pt")
     second.load(tmp_path / "state.pt")
     assert len(list(second.run())) == 2

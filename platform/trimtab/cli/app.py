@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import compare, data, look, plan, run, sweep, train, twins, weights
+from trimtab.cli import compare, data, look, moral, plan, run, sweep, train, twins, weights
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -62,6 +62,8 @@ for command in (
     run.diagnose,
     train.train,
     compare.compare,
+    moral.locate,
+    moral.align,
     sweep.sweep,
     look.models,
     plan.plan,

@@ -158,6 +158,7 @@ LATENTS: Final = (
         for c in ("chance", "low", "high", "p")
         for of in ("monosemantic", "above")
     ),
+    "latents/above",
     *(f"latents/significant/{pole}" for pole in POLES),
 )
 """Of an autoencoder's moral latents on the rows that identify them; step = layer."""

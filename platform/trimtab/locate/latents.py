@@ -111,7 +111,7 @@ class Located(NamedTuple):
 
     def named(self) -> dict[str, float]:
         """Scores, chance and discoveries, as metrics."""
-        values = self.scores.named()
+        values = self.scores.named() | {"latents/above": self.shares["above"].observed}
         for share, ratio in self.shares.items():
             names = [f"latents/{part}/{share}" for part in ("chance", "low", "high", "p")]
             values |= defined(names, ratio[1:])

@@ -127,7 +127,8 @@ def _arrows(axes: Axes, metrics: Mapping[str, float], score: str, concepts: Sequ
             xytext=(before, y),
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 1.4},
         )
-        axes.plot(anew, y, "x", markersize=4.5, color=GREY, zorder=3)
+        if score == "prototypicality":  # the other is over all latents, whichever are chosen
+            axes.plot(anew, y, "x", markersize=4.5, color=GREY, zorder=3)
         axes.plot(before, y, "o", markersize=5, color=colour, markerfacecolor="white", zorder=4)
         axes.plot(after, y, "o", markersize=5, color=colour, zorder=5)
         drawn = True

@@ -145,7 +145,7 @@ def _aligned(found: Opened, job: AlignJob, folder: Path, report: Report) -> dict
     aligned = _trained(found, located, job, folder, lambda *of: report(f"{label}: align", *of))
     report(f"{label}: before and after", 0, 1)
     metrics = judged(found, located, aligned, job)
-    save_sae(folder / CODER, aligned.sae, _about(found, job, aligned, metrics))
+    save_sae(folder / CODER, aligned.sae, about_aligned(found, job, aligned, metrics))
     write(latent_table(located), folder / LATENTS)
     save_curves(folder / CURVES, curve_of(aligned.epochs, found.layer))
     result = {
@@ -184,7 +184,9 @@ def _trained(
     return alignment.result()
 
 
-def _about(found: Opened, job: AlignJob, aligned: Aligned, metrics: dict[str, float]) -> About:
+def about_aligned(
+    found: Opened, job: AlignJob, aligned: Aligned, metrics: dict[str, float]
+) -> About:
     """What the first autoencoder's folder says, and what was done to it."""
     card, about = found.found.card, found.about
     measured = {name: value for name, value in metrics.items() if np.isfinite(value)}

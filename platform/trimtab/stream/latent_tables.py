@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float
 
 from trimtab.core.files import finished_file
 from trimtab.core.poles import NUM_POLES, POLES
@@ -50,29 +51,38 @@ def scenario_table(
     A dimension that no latent follows above the threshold has no rows.
 
     Args:
-        most: scenarios of each latent; one on which it is silent is left out.
+        most: scenarios of each latent, each action once; one on which it is silent is left out.
     """
     data = opened.data.of_split(VALIDATION)
     best = [(d, of[0]) for d, of in enumerate(located.sets.dimensions) if len(of)]
     latents = np.array([latent for _, latent in best], np.int64)
     z = columns(opened.sae, data, latents, config.batch)
     table = opened.found.scenarios.table.filter(pl.col("split") == SPLITS[VALIDATION])
-    parts = []
+    parts = [_activated(table[:0], POLES[0], 0, 0.0, np.zeros(0, np.float32))]
     for (dimension, latent), of in zip(best, z.T, strict=True):
-        order = np.argsort(-of, kind="stable")[:most]
+        order = np.argsort(-of, kind="stable")
+        _, first = np.unique(data.prompt[order], return_index=True)
+        order = order[np.sort(first)][:most]
         order = order[of[order] > 0]
-        parts.append(
-            table[order.tolist()]
-            .select("scenario_id", "action", "foundation", "pole", "typicality", "vector")
-            .with_columns(
-                dimension=pl.lit(POLES[dimension]),
-                latent=pl.lit(int(latent)),
-                r=pl.lit(float(located.r[latent, dimension])),
-                rank=pl.Series(np.arange(1, len(order) + 1)),
-                activation=pl.Series(of[order]),
-            )
-        )
-    return pl.concat(parts) if parts else pl.DataFrame()
+        r = float(located.r[latent, dimension])
+        rows = table[order.tolist()]
+        parts.append(_activated(rows, POLES[dimension], int(latent), r, of[order]))
+    return pl.concat(parts)
+
+
+def _activated(
+    rows: pl.DataFrame, dimension: str, latent: int, r: float, z: Float[np.ndarray, " n"]
+) -> pl.DataFrame:
+    """Scenarios that activate one latent, most first."""
+    return rows.select(
+        "scenario_id", "action", "foundation", "pole", "typicality", "vector"
+    ).with_columns(
+        dimension=pl.lit(dimension),
+        latent=pl.lit(latent, dtype=pl.Int64),
+        r=pl.lit(r, dtype=pl.Float64),
+        rank=pl.Series(np.arange(1, len(z) + 1), dtype=pl.Int64),
+        activation=pl.Series(z, dtype=pl.Float32),
+    )
 
 
 def correlations_by_pole(table: pl.DataFrame, most: int) -> dict[str, list[tuple[float, bool]]]:

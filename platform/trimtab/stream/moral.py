@@ -8,23 +8,29 @@ import logging
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Int
 
 from trimtab.core.errors import CoderError, ConfigError, DataError
 from trimtab.core.files import writable_folder
 from trimtab.core.rows import SPLITS
 from trimtab.locate.folds import Data
-from trimtab.models.loading import ModelCard, describe
+from trimtab.models.loading import ModelCard, ModelConfig, describe
 from trimtab.sae.about import About, Loaded
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import load_sae
 from trimtab.sae.rows import stored_rows
+from trimtab.store.layout import MANIFEST
+from trimtab.store.manifest import load_manifest
+from trimtab.store.writer import Writer
 from trimtab.stream import twins
 from trimtab.stream.activations import Activations, activations
 from trimtab.stream.coders import check_start, device_named, weights_hash
+from trimtab.stream.machine import known_machine
 from trimtab.stream.moral_config import MoralJob
 from trimtab.stream.publish import QUANTISED, git_commit
-from trimtab.stream.tasks import Report, resolved
+from trimtab.stream.scenarios import read
+from trimtab.stream.tasks import Report, resolved, task
 
 log = logging.getLogger(__name__)
 
@@ -104,18 +110,31 @@ def opened(job: MoralJob, report: Report) -> Opened:
     """
     device = device_named(job.device)
     loaded = load_sae(job.sae)
+    layer = layer_of(job, loaded.about)
     job = job.model_copy(update={"out": writable_folder(job.out).resolve()})
     (spec,) = resolved((job.model,), job, report)
     card = twins.in_the_originals_place(describe(spec)[0])
     check_start(job.sae, loaded, loaded.sae.config, card)
-    layer = layer_of(job, loaded, card)
+    _check_depth(job, layer, card)
     if loaded.about.pooling not in ("token", job.extract.pooling):
         log.warning(
             "The autoencoder in %s was trained on rows pooled by %s, and is looked at on rows "
             "pooled by %s.",
             *(job.sae, loaded.about.pooling, job.extract.pooling),
         )
-    found = activations(spec, job, report)
+    found = activations(spec, _from_a_store_that_has(layer, spec, job), report)
+    return beside(loaded, layer, found, job, device)
+
+
+def beside(
+    loaded: Loaded, layer: int, found: Activations, job: MoralJob, device: torch.device
+) -> Opened:
+    """An autoencoder that is known to fit, with the rows of a store that is there.
+
+    Raises:
+        StoreError: the layer is not extracted, or a shard is damaged.
+        DataError: a split that is needed has no rows.
+    """
     rows = stored_rows(found.store, job.extract.pooling, (layer,), len(found.labels))
     data = Data(rows, layer, found.labels, prompts_of(found))
     for code, name in enumerate(SPLITS):
@@ -128,30 +147,58 @@ def opened(job: MoralJob, report: Report) -> Opened:
     return Opened(sae, loaded.about, layer, found, data)
 
 
-def layer_of(job: MoralJob, loaded: Loaded, card: ModelCard) -> int:
+def layer_of(job: MoralJob, about: About) -> int:
     """The layer that an autoencoder reads, by its folder or by the job.
 
     Raises:
         ConfigError: neither says it.
-        CoderError: they differ, or the model has no such layer.
+        CoderError: they differ.
     """
-    said, asked = loaded.about.layer, job.layer
+    said, asked = about.layer, job.layer
     layer = said if asked is None else asked
     if layer is None:
         raise ConfigError(
-            f"The autoencoder in {job.sae} does not say which layer it reads. Name it with --layer."
+            f"The autoencoder in {job.sae} does not say which layer it reads. Name it with `layer`."
         )
     if said is not None and said != layer:
         raise CoderError(
             f"The autoencoder in {job.sae} reads layer {said}, but layer {layer} is asked for. "
             "Leave the layer to the folder, or give the autoencoder of that layer."
         )
+    return layer
+
+
+def _check_depth(job: MoralJob, layer: int, card: ModelCard) -> None:
     if layer >= card.num_layers:
         raise CoderError(
             f"The autoencoder in {job.sae} reads layer {layer}, but {card.label} has "
             f"{card.num_layers}, counted from 0. Give the model that it was trained on."
         )
-    return layer
+
+
+def _from_a_store_that_has(layer: int, spec: ModelConfig, job: MoralJob) -> MoralJob:
+    """The job with the layers of a finished store that has this one, else with this one alone.
+
+    A training of several layers extracts them together; reading its store again costs nothing,
+    extracting one layer by itself costs a pass of the model. Layers that the job names stay.
+    """
+    if job.extract.layers != "all":
+        return job
+    with known_machine() as machine:
+        todo = task(spec, read(job.data, job.out), job, machine)
+    root = job.out / "activations"
+    stores = [load_manifest(path.parent) for path in sorted(root.glob(f"*/{MANIFEST}"))]
+    for layers in sorted({store.layers for store in stores if layer in store.layers}):
+        request = todo.request.model_copy(update={"layers": layers})
+        identity = todo.identity | {"request": request.model_dump(mode="json")}
+        if Writer(root, identity, (job.extract.pooling,)).finished:
+            return _reading(layers, job)
+    return _reading((layer,), job)
+
+
+def _reading(layers: tuple[int, ...], job: MoralJob) -> MoralJob:
+    extract = job.extract.model_copy(update={"layers": layers})
+    return job.model_copy(update={"extract": extract})
 
 
 def prompts_of(found: Activations) -> Int[np.ndarray, " n"]:

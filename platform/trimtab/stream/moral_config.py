@@ -13,7 +13,11 @@ from trimtab.stream.train_config import AllRows
 
 
 class MoralJob(ExtractJob):
-    """An autoencoder, and the rows that it is looked at on."""
+    """An autoencoder, and the rows that it is looked at on.
+
+    With `extract.layers: all`, a finished store that has its layer is read, and where there is none
+    that layer alone is extracted.
+    """
 
     model: ModelConfig
     """The model whose layer it reads."""
