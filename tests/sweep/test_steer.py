@@ -28,7 +28,7 @@ from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.sweep.space import check_objective, known_points, trial_record
 from trimtab.sweep.spec import SweepConfig
-from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, Steering
+from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, SteerRunning
 from trimtab.sweep.study import Prepared, Report, Study
 from trimtab.sweep.trial import Work, work_on
 
@@ -105,7 +105,7 @@ def silent(*_: object) -> None:
     pass
 
 
-def running(config: SteerConfig, out: Path) -> Steering:
+def running(config: SteerConfig, out: Path) -> SteerRunning:
     return STUDY.start(config, STUDY.prepare(config, out, silent), CPU)
 
 
