@@ -210,6 +210,7 @@ def _run(
         save_seconds=0.0 if isinstance(budget.scheduler, Pbt) else budget.save_seconds,
         num_threads=max(1, int(budget.resources.num_cpus)),
         num_gpus=budget.resources.num_gpus,
+        checkpoints=isinstance(budget.scheduler, Pbt),
     )
     scheduler = scheduler_of(
         budget.scheduler, config.objective, config.space, study.live, driver.journal.events

@@ -52,6 +52,8 @@ class Work:
     """Compute threads of a trial."""
     num_gpus: float
     """0 runs on the CPU."""
+    checkpoints: bool = False
+    """Hand saved states to Tune too: population based training copies them between trials."""
 
 
 Tell = Callable[[Report, bool, Path | None], None]

@@ -8,14 +8,13 @@ A trial's process is kept for the next one (`reuse_actors`): eight short trials 
 19 s instead of 37, most of it imports.
 """
 
-import functools
 import json
 import logging
 import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
@@ -28,7 +27,7 @@ from ray.tune.search import Searcher as TuneSearcher
 
 from trimtab.core.errors import TrimtabError
 from trimtab.sweep.schedulers import OBJECTIVE, SHARE
-from trimtab.sweep.spec import Budget, Pbt
+from trimtab.sweep.spec import Budget
 from trimtab.sweep.study import Report
 from trimtab.sweep.trial import Work, work_on
 from trimtab.sweep.wire import packed, unpacked
@@ -96,8 +95,7 @@ def run_trials(
         seconds: after these, the trials still running are stopped; None never.
     """
     resources = {"cpu": budget.resources.num_cpus, "gpu": budget.resources.num_gpus}
-    run = functools.partial(tuned, checkpoints=isinstance(budget.scheduler, Pbt))
-    trainable = tune.with_resources(tune.with_parameters(_named(run), work=work), resources)
+    trainable = tune.with_resources(tune.with_parameters(tuned, work=work), resources)
     for killed in work.folder.glob(f"{_SCRATCH}*"):
         shutil.rmtree(killed, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=work.folder) as storage, _quiet(listener):
@@ -129,7 +127,7 @@ def run_trials(
             raise
 
 
-def tuned(config: dict[str, Any], work: Work, *, checkpoints: bool) -> None:
+def tuned(config: dict[str, Any], work: Work) -> None:
     """A trial, as Tune calls it in a process of its own."""
 
     def tell(report: Report, last: bool, state: Path | None) -> None:
@@ -140,7 +138,7 @@ def tuned(config: dict[str, Any], work: Work, *, checkpoints: bool) -> None:
         }
         if (objective := report.scores.get(work.objective)) is not None:
             result[OBJECTIVE] = objective
-        checkpoint = tune.Checkpoint.from_directory(state) if checkpoints and state else None
+        checkpoint = tune.Checkpoint.from_directory(state) if work.checkpoints and state else None
         tune.report(result, checkpoint=checkpoint)
 
     checkpoint = tune.get_checkpoint()
@@ -224,15 +222,6 @@ def _why(trial: Any) -> str:  # noqa: ANN401
         error = error.cause or error
     said = f"{type(error).__name__}: {error}" if error else "it ended without saying why"
     return said[:_ERROR_LENGTH]
-
-
-def _named(run: Callable[..., None]) -> Callable[..., None]:
-    """Tune wants a function with a name and named arguments."""
-
-    def trial(config: dict[str, Any], work: Work) -> None:
-        run(config, work)
-
-    return trial
 
 
 @contextmanager
