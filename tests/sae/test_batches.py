@@ -96,3 +96,13 @@ def test_a_loop_that_is_left_early_leaves_no_thread_behind() -> None:
     next(reading)
     reading.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("read-ahead")]
+
+
+def test_reading_ahead_leaves_the_number_of_threads_as_it_was() -> None:
+    before = torch.get_num_threads()
+    inside = [torch.get_num_threads() for _ in read_ahead(iter(range(3)))]
+    new: list[int] = []
+    thread = threading.Thread(target=lambda: new.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert {*inside, *new, torch.get_num_threads()} == {before}

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -91,9 +92,17 @@ class MappedBatches:
 
 
 def read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The same items; one thread prepares the next while one is in use."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-        coming = reader.submit(next, items, None)
-        while (item := coming.result()) is not None:
+    """The same items; one thread prepares the next while one is in use.
+
+    That thread's own products run on it alone: a second team of threads, spinning between two
+    reads, would take a quarter of a small step's time.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1, "read-ahead", torch.set_num_threads, (1,)) as reader:
             coming = reader.submit(next, items, None)
-            yield item
+            while (item := coming.result()) is not None:
+                coming = reader.submit(next, items, None)
+                yield item
+    finally:
+        torch.set_num_threads(threads)
