@@ -28,7 +28,7 @@ from trimtab.core.files import finished_file
 from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
 from trimtab.evaluation.answer_store import Answer, AnswerStore
-from trimtab.evaluation.answers import Asked, Speaker, answer_all, ask
+from trimtab.evaluation.answers import Asked, Speaker, answer_all, ask, known
 from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.fluency import answer_nll
 from trimtab.evaluation.judged import Answered, Judged, judge_answers
@@ -193,7 +193,8 @@ class Layer:
 
     def _asked(self, questions: Sequence[Question]) -> list[Asked]:
         arms = arms_of(self.config)
-        return ask(self.loaded, questions, arms, self._materials, self.config.decoding, self._key)
+        whom = known(self.loaded, identity=self._key)
+        return ask(whom, questions, arms, self._materials, self.config.decoding)
 
     def _likelihood(self, answers: Sequence[Answer]) -> dict[tuple[str, str], float]:
         prompts = [self.tokens[answer.prompt_id] for answer in answers]
