@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import compare, data, look, moral, plan, run, sweep, train, twins, weights
+from trimtab.cli import compare, data, demo, look, moral, plan, run, sweep, train, twins, weights
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -56,7 +56,7 @@ def trimtab(
 
 
 for command in (
-    run.demo,
+    demo.demo,
     data.prepare,
     run.extract,
     run.diagnose,

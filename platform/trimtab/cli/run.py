@@ -1,12 +1,7 @@
-"""`trimtab demo`, `diagnose` and `extract`: a configuration, its driver, and what came out.
-
-The demo's settings live in one place, `sweeps/diagnose-demo.yaml`; the file beside this module is
-a link to it, which a wheel carries as a copy.
-"""
+"""`trimtab diagnose` and `extract`: a configuration, its driver, and what came out."""
 
 import os
 from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,35 +70,6 @@ Source = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 _ASKS = "How do these models hold virtue and vice apart?"
-
-
-def demo(
-    out: Out = Path("runs"),
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Your model instead of the nursery's three.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help="Your Social-Chemistry-101 file instead of the corpus.")
-    ] = None,
-) -> None:
-    """Shows a whole diagnosis on this machine, offline, in a few minutes.
-
-    Trains three tiny models on the packaged corpus (base, instruct, guard), reads every layer of
-    each, measures how it holds virtue and vice apart, and logs it all to MLflow. Say it again: what
-    is finished is reused. With --data the settings are those of the paper.
-    """
-    from trimtab.core.config import build, read_yaml
-    from trimtab.stream.config import DiagnoseConfig
-
-    tree = read_yaml(Path(str(files("trimtab.cli"))) / "diagnose-demo.yaml")
-    tree["out"] = out.absolute()
-    if model is not None:
-        spec, extract_tree, workers = on_this_machine([model], {"num_gpus": None}, None, None)
-        tree["asks"] = _ASKS
-        tree |= {"models": spec, "extract": extract_tree, "workers": workers}
-    if data is not None:
-        tree |= {"data": {"path": absolute(data)}, "measures": {}}
-    run_diagnose(build(DiagnoseConfig, tree, where="trimtab demo"))
 
 
 def diagnose(

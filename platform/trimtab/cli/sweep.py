@@ -44,8 +44,13 @@ def sweep(
     run_sweep(config, dry_run=dry_run, as_json=as_json)
 
 
-def run_sweep(config: "SweepConfig", *, dry_run: bool = False, as_json: bool = False) -> None:
+def run_sweep(
+    config: "SweepConfig", *, dry_run: bool = False, as_json: bool = False
+) -> "Outcome | None":
     """Plans a sweep, runs it, and prints what came of it.
+
+    Returns:
+        What came of it; None of a dry run.
 
     Raises:
         TrimtabError: something the user can mend.
@@ -63,16 +68,17 @@ def run_sweep(config: "SweepConfig", *, dry_run: bool = False, as_json: bool = F
         plan = plan_sweep(config, writable_folder(config.out).resolve())
     if dry_run and as_json:
         echo_json(plan._asdict())
-        return
+        return None
     ERR.print(plan_text(config, plan), markup=False, highlight=False)
     if dry_run:
-        return
+        return None
     with clean_streams(result_only=as_json), show.Stages() as stages:
         found = driver(config, plan, stages.report)
     if as_json:
         echo_json(document(found))
     else:
         _show(config, found)
+    return found
 
 
 def plan_text(config: "SweepConfig", plan: "SweepPlan") -> str:
