@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ def local_ray() -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="tt-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(folder / "home"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # its workers import tests' support
         patch.delenv("RAY_ADDRESS", raising=False)
         (folder / "home").mkdir()
         ray.init(

@@ -14,8 +14,8 @@ from trimtab.core.config import Config
 from trimtab.core.errors import ConfigError, TrainingError
 from trimtab.core.files import write_json
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report as Progress
 from trimtab.core.tracker import Metric
-from trimtab.stream.tasks import Report as Progress
 from trimtab.sweep.study import OWN, Estimate, Prepared, Report, report
 
 

@@ -152,6 +152,15 @@ def test_a_sweep_with_a_trial_that_cannot_be_is_refused(
         checked_trials(configure(**fields), STUDY, 4)
 
 
+@pytest.mark.parametrize("field", [{"searcher": "optuna", "num_trials": 4}, {"concurrency": 2}])
+def test_a_population_is_neither_searched_by_a_learner_nor_begun_in_part(
+    configure: Configure, field: dict
+) -> None:
+    (name,) = field.keys() - {"num_trials"}
+    with pytest.raises(ConfigError, match=f"(?s)`pbt`.*{name}"):
+        configure(budget={"scheduler": {"kind": "pbt"}} | field)
+
+
 def test_points_that_optuna_would_choose_are_stood_for_by_twenty(configure: Configure) -> None:
     space = {"layer": {"int": [0, 9]}}
     config = configure(space=space, budget={"searcher": "optuna", "num_trials": 2})

@@ -188,24 +188,41 @@ def test_asha_stops_trials_early_and_says_so(
 
 
 @pytest.mark.ray
-def test_optuna_and_population_based_training_run_to_the_end(
+def test_optuna_chooses_points_to_the_end(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:
     config = config_of(
         tmp_path,
         tracking_uri,
-        base={"steps": 8, "seconds": 0.02},
+        base={"steps": 3},
         space={"x": {"choice": [1.0, 2.0]}, "rate": {"loguniform": [0.01, 0.5]}},
+        budget={"num_trials": 4, "searcher": "optuna", "concurrency": 1},
+    )
+    outcome = run(config)
+    assert [row["ending"] for row in outcome.rows] == ["finished"] * 4
+    assert all(0.01 <= row["point/rate"] <= 0.5 for row in outcome.rows)
+
+
+@pytest.mark.ray
+def test_population_based_training_goes_on_from_the_better_ones(
+    local_ray: None, tmp_path: Path, tracking_uri: str
+) -> None:
+    config = config_of(
+        tmp_path,
+        tracking_uri,
+        base={"x": 3.0, "steps": 8},
+        space={"rate": {"grid": [0.0, 0.001, 0.3, 0.4]}},
         budget={
-            "num_trials": 4,
-            "searcher": "optuna",
-            "concurrency": 2,
+            "searcher": "grid",
+            "resources": {"num_cpus": 2.0},  # two at once, so the four take turns
             "scheduler": {"kind": "pbt", "interval": 0.25},
         },
     )
     outcome = run(config)
     assert [row["ending"] for row in outcome.rows] == ["finished"] * 4
-    assert all(0.01 <= row["point/rate"] <= 0.5 for row in outcome.rows)
+    assert {row["share"] for row in outcome.rows} == {1.0}
+    # Alone, those of rate 0 and .001 would end at 1 and .98.
+    assert all(row["sae/mse"] < 0.9 for row in outcome.rows)
 
 
 KILLED = """

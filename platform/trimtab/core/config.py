@@ -6,7 +6,7 @@ A sweep file begins with `job:`, which says which record builds it; a job refuse
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import isclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, get_args
@@ -147,3 +147,12 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"The value of the override {override!r} is not valid YAML.") from error
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """A tree of settings as `a.b.c` keys."""
+    found: dict[str, object] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found

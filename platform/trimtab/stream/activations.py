@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from trimtab.core.files import writable_folder
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.core.rows import Labels
 from trimtab.models.loading import ModelCard, ModelConfig
 from trimtab.scenarios.labels import labels
@@ -18,7 +19,7 @@ from trimtab.stream.config import ExtractJob
 from trimtab.stream.machine import known_machine
 from trimtab.stream.scenarios import Scenarios, data_identity, read
 from trimtab.stream.session import ray_session
-from trimtab.stream.tasks import Report, fill_store, resolved, task, writer_of
+from trimtab.stream.tasks import fill_store, resolved, task, writer_of
 
 
 class Activations(NamedTuple):

@@ -19,6 +19,7 @@ import numpy as np
 
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.core.seeds import Seed
 from trimtab.edits.align import Aligned, Alignment, Epoch
 from trimtab.edits.align import align as align_coder
@@ -34,7 +35,6 @@ from trimtab.stream.latent_tables import latent_table, write
 from trimtab.stream.locate import FIGURES, LATENTS, RESULT, finished, log_of, params_of
 from trimtab.stream.moral import TEST, TRAIN, VALIDATION, Opened, opened
 from trimtab.stream.moral_config import AlignJob
-from trimtab.stream.tasks import Report
 from trimtab.stream.train import CURVES
 from trimtab.track.mlflow import prepare_store, sqlite_uri
 

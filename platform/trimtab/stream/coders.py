@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from trimtab.core.errors import CoderError, ConfigError
+from trimtab.core.progress import Report
 from trimtab.core.rows import SPLITS
 from trimtab.core.seeds import Seed
 from trimtab.evaluation.recovered import recovered
@@ -26,7 +27,6 @@ from trimtab.sae.folder import load_sae
 from trimtab.sae.rows import LayerRows, stored_rows
 from trimtab.scenarios.prompts import prompts
 from trimtab.stream.activations import Activations
-from trimtab.stream.tasks import Report
 from trimtab.stream.train_config import SaeJob
 
 log = logging.getLogger(__name__)

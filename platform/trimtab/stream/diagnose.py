@@ -17,6 +17,7 @@ import polars as pl
 from trimtab.core.errors import ConfigError
 from trimtab.core.files import finished_file, writable_folder
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.report.figures import draw_all
 from trimtab.report.tables import Cell, summary
 from trimtab.store.reader import open_store
@@ -38,7 +39,7 @@ from trimtab.stream.publish import EXPERIMENT, git_commit, publish
 from trimtab.stream.scenarios import Scenarios, data_identity, read
 from trimtab.stream.session import ray_session
 from trimtab.stream.sources import Source, StoreSource
-from trimtab.stream.tasks import Report, Task, fill_store, resolved, task
+from trimtab.stream.tasks import Task, fill_store, resolved, task
 from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,10 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
+from trimtab.core.config import flat
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.core.seeds import Seed
 from trimtab.locate.latents import locate as locate_latents
 from trimtab.models.loading import ModelCard
@@ -28,8 +30,6 @@ from trimtab.stream.latent_tables import (
 )
 from trimtab.stream.moral import VALIDATION, Opened, opened
 from trimtab.stream.moral_config import LocateJob
-from trimtab.stream.publish import flat
-from trimtab.stream.tasks import Report
 from trimtab.stream.train import EXPERIMENT
 from trimtab.stream.train_log import TrainLog
 from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri

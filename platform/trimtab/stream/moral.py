@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from trimtab.core.errors import CoderError, ConfigError, DataError
 from trimtab.core.files import writable_folder
+from trimtab.core.progress import Report
 from trimtab.core.rows import SPLITS
 from trimtab.locate.folds import Data
 from trimtab.models.loading import ModelCard, ModelConfig, describe
@@ -30,7 +31,7 @@ from trimtab.stream.machine import known_machine
 from trimtab.stream.moral_config import MoralJob
 from trimtab.stream.publish import QUANTISED, git_commit
 from trimtab.stream.scenarios import read
-from trimtab.stream.tasks import Report, resolved, task
+from trimtab.stream.tasks import resolved, task
 
 log = logging.getLogger(__name__)
 

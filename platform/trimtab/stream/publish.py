@@ -7,13 +7,12 @@ diagnosis that is already in the store at hand is not logged twice.
 import json
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
-from trimtab.core.config import Config
+from trimtab.core.config import Config, flat
 from trimtab.core.files import finished_file, write_json
 from trimtab.core.names import AT_A_GLANCE, BY_LAYER
 from trimtab.core.tracker import Metric, Tracker
@@ -93,15 +92,6 @@ def tags(diagnosis: Diagnosis) -> dict[str, str]:
         "config_hash": diagnosis.provenance["config"],
         "data_hash": diagnosis.provenance["data_hash"],
     }
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """A tree of settings as `a.b.c` keys."""
-    found: dict[str, object] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return found
 
 
 def git_commit() -> str:

@@ -26,6 +26,7 @@ import torch
 from trimtab.core.config import build
 from trimtab.core.files import finished_file
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.core.seeds import Seed
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.answers import Asked, Speaker, answer_all, ask, known
@@ -44,7 +45,7 @@ from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_results import Given, Metrics, best, by_arm, held_out, scores_of
 from trimtab.stream.steer_tables import Files, write_files
-from trimtab.stream.tasks import Report, resolved
+from trimtab.stream.tasks import resolved
 from trimtab.stream.twins import in_the_originals_place
 
 STATE: Final = "heard.pickle"

@@ -7,12 +7,12 @@ In a module of its own because a trial needs none of this, and MLflow takes 2 s 
 
 from pathlib import Path
 
+from trimtab.core.progress import Report
 from trimtab.models.loading import ModelConfig
 from trimtab.stream.align import align
 from trimtab.stream.moral_config import AlignJob
 from trimtab.stream.steer_coders import Folders
 from trimtab.stream.steer_config import SteerConfig
-from trimtab.stream.tasks import Report
 from trimtab.stream.train import train
 from trimtab.stream.train_config import TrainJob
 

@@ -4,11 +4,12 @@
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trimtab.core.files import writable_folder
+from trimtab.core.progress import Report
 from trimtab.models.configs import config_of
 from trimtab.models.cost import Work
 from trimtab.models.engine import Request, check_request
@@ -28,9 +29,6 @@ from trimtab.stream.scenarios import Scenarios, plan_for, read
 from trimtab.stream.session import ray_session
 
 log = logging.getLogger(__name__)
-
-Report = Callable[[str, int, int], None]
-"""Told (stage, done, of)."""
 
 
 class Task(NamedTuple):

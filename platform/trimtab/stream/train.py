@@ -26,9 +26,10 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from trimtab.core.config import Config, build
+from trimtab.core.config import Config, build, flat
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.core.rows import SPLITS
 from trimtab.core.seeds import Seed
 from trimtab.models.loading import ModelCard, describe
@@ -56,8 +57,8 @@ from trimtab.stream.coders import (
     weights_hash,
 )
 from trimtab.stream.curves import Point, by_metric, load_curves, points, save_curves
-from trimtab.stream.publish import QUANTISED, flat, git_commit
-from trimtab.stream.tasks import Report, resolved
+from trimtab.stream.publish import QUANTISED, git_commit
+from trimtab.stream.tasks import resolved
 from trimtab.stream.train_config import TrainJob
 from trimtab.stream.train_log import TrainLog
 from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri

@@ -15,8 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from trimtab.core.config import flat
 from trimtab.core.tracker import Metric
-from trimtab.stream.publish import flat, git_commit
+from trimtab.stream.publish import git_commit
 from trimtab.sweep.journal import Ending, Story
 from trimtab.sweep.space import trial_record
 from trimtab.sweep.spec import SweepConfig

@@ -15,9 +15,9 @@ from typing import Any, Final
 import optuna
 import polars as pl
 
+from trimtab.core.config import flat
 from trimtab.core.files import finished_file
 from trimtab.core.seeds import Seed
-from trimtab.stream.publish import flat
 from trimtab.sweep.axes import Axis
 from trimtab.sweep.journal import Story
 from trimtab.sweep.searchers import distribution, inner_of
@@ -100,9 +100,7 @@ def importance(
     evaluator = optuna.importance.FanovaImportanceEvaluator(
         seed=seed.child("importance").value % 2**32
     )
-    found = optuna.importance.get_param_importances(
-        study, evaluator=evaluator, params=varied, normalize=False
-    )
+    found = evaluator.evaluate(study, params=varied)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
 from trimtab.core.names import NAMES
+from trimtab.core.progress import Report as Progress
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.report.sweep import draw_sweep
 from trimtab.stream.session import ray_session
-from trimtab.stream.tasks import Report as Progress
 from trimtab.sweep.board import Board
 from trimtab.sweep.journal import Journal
 from trimtab.sweep.plan import SweepPlan
@@ -201,16 +201,17 @@ def _run(
     driver: _Driver,
 ) -> None:
     budget = config.budget
+    in_turns = isinstance(budget.scheduler, Pbt)
     work = Work(
         study=config.study,
         base=config.base,
         prepared=prepared,
         objective=config.objective.metric,
         folder=driver.folder,
-        save_seconds=0.0 if isinstance(budget.scheduler, Pbt) else budget.save_seconds,
+        save_seconds=0.0 if in_turns else budget.save_seconds,
         num_threads=max(1, int(budget.resources.num_cpus)),
         num_gpus=budget.resources.num_gpus,
-        checkpoints=isinstance(budget.scheduler, Pbt),
+        checkpoints=in_turns,
     )
     scheduler = scheduler_of(
         budget.scheduler, config.objective, config.space, study.live, driver.journal.events
@@ -219,7 +220,8 @@ def _run(
     with ray_session():
         if seconds is not None:
             driver.deadline = time.monotonic() + seconds
-        run_trials(work, budget, scheduler, plan.concurrency, driver, seconds)
+        begun = plan.num_trials if in_turns else plan.concurrency
+        run_trials(work, budget, scheduler, begun, driver, seconds)
     write_json(driver.folder / SUMMARY, {"trials": len(driver.journal.stories)})
 
 
@@ -270,10 +272,11 @@ def _publish(driver: _Driver, rows: Sequence[Row], files: list[Path]) -> None:
         for ending in ("finished", "stopped", "failed", "killed")
     ]
     ended = finished(rows)
+    tags: dict[str, str] = {}
     if ended:
         best = stories[ended[0][TRIAL]]
         metrics += [Metric(name, v, 0) for name, v in best.scores.items() if name in NAMES]
+        tags = {"best_trial": best.name, "best_run": board.run_id(best.name)}
     for row in driver.best():
         board.artifacts(row[TRIAL], trial_folder(driver.folder, row[TRIAL]) / ARTIFACTS)
-    best_tags = {"best_trial": ended[0][TRIAL], "best_run": board.run_id(ended[0][TRIAL])}
-    board.summary(metrics, best_tags if ended else {}, files)
+    board.summary(metrics, tags, files)

@@ -49,7 +49,7 @@ def scheduler_of(
             asha.replay(past, objective.metric)
             return asha
         case Pbt():
-            return PopulationBasedTraining(
+            return _Population(
                 time_attr=SHARE,
                 perturbation_interval=kind.interval,
                 quantile_fraction=kind.quantile,
@@ -132,6 +132,18 @@ class NamedAsha(ASHAScheduler):
 
 def _named(trial: Any) -> Any:  # noqa: ANN401
     return SimpleNamespace(trial_id=trial.config["name"])
+
+
+class _Population(PopulationBasedTraining):
+    """Takes trials from a list that a searcher hands out.
+
+    Tune refuses every searcher here, for one that learns would be told of points that it did not
+    choose. Ours does not learn (`Budget` sees to that).
+    """
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:  # noqa: ANN401, ARG002
+        """See Tune, which looks at the searcher only."""
+        super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # pyright: ignore[reportArgumentType]
 
 
 class _Within:

@@ -12,10 +12,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from trimtab.core.config import AnyConfig, build
+from trimtab.core.config import AnyConfig, build, flat
 from trimtab.core.errors import ConfigError
 from trimtab.core.seeds import Seed
-from trimtab.stream.publish import flat
 from trimtab.sweep.axes import Axis, Grid, Range
 from trimtab.sweep.spec import Pbt, SweepConfig
 from trimtab.sweep.study import Study

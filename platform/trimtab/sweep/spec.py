@@ -8,7 +8,14 @@ run at once, on what, for how long, and what is kept can be changed between two 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from trimtab.core.config import Config, JobConfig
 from trimtab.sweep.axes import Axis
@@ -92,6 +99,22 @@ class Budget(Config):
     """How often a trial that failed is taken up again, from its last saved state."""
     save_seconds: NonNegativeFloat = 60.0
     """Least seconds between two saved states of a trial."""
+
+    @model_validator(mode="after")
+    def _population_is_whole(self) -> "Budget":
+        if self.scheduler.kind != "pbt":
+            return self
+        if self.searcher == "optuna":
+            raise ValueError(
+                "the scheduler `pbt` changes the points of running trials, which the searcher "
+                "`optuna` could not learn from; choose `random` or `grid`"
+            )
+        if self.concurrency is not None:
+            raise ValueError(
+                "the scheduler `pbt` compares all trials as they go, in turns where there is no "
+                "room for all of them at once; leave out `concurrency`"
+            )
+        return self
 
 
 class SweepConfig(JobConfig):

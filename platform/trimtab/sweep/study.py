@@ -28,8 +28,8 @@ import torch
 
 from trimtab.core.config import Config
 from trimtab.core.errors import ConfigError
+from trimtab.core.progress import Report as Progress
 from trimtab.core.tracker import Metric
-from trimtab.stream.tasks import Report as Progress
 
 STUDIES: Final = {
     "sae": "trimtab.sweep.studies.sae:STUDY",

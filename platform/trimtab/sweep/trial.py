@@ -90,7 +90,7 @@ def work_on(work: Work, name: str, point: Point, given: Path | None, tell: Tell)
     running = study.start(trial, work.prepared, device)
     states = _States(folder, work.save_seconds)
     if last := states.load(running, given):
-        tell(last, False, states.newest)
+        tell(last, False, given or states.newest)
     for report in running.reports():
         if work.objective in study.curve:
             _check(report, work.objective)

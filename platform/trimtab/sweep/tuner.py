@@ -90,7 +90,7 @@ def run_trials(
         work: what every trial is told.
         budget: resources and retries.
         scheduler: who is stopped early.
-        concurrency: most trials at once.
+        concurrency: most trials begun and not ended.
         listener: gives trials, hears of them.
         seconds: after these, the trials still running are stopped; None never.
     """

@@ -18,6 +18,7 @@ from pydantic import model_validator
 from trimtab.core.errors import ConfigError, DataError
 from trimtab.core.hashing import content_hash
 from trimtab.core.names import ALIGN_TERMS
+from trimtab.core.progress import Report as Progress
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.edits.align import Aligned, Alignment
@@ -31,7 +32,6 @@ from trimtab.stream.machine import known_machine
 from trimtab.stream.moral import TRAIN, VALIDATION, beside, opened
 from trimtab.stream.moral_config import AlignJob
 from trimtab.stream.scenarios import read
-from trimtab.stream.tasks import Report as Progress
 from trimtab.stream.train import train
 from trimtab.stream.train_config import EvaluateConfig, TrainJob
 from trimtab.sweep.studies.sae import dimensions

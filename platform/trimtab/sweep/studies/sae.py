@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from trimtab.core.errors import ConfigError
+from trimtab.core.progress import Report as Progress
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.models.configs import config_of
@@ -32,7 +33,6 @@ from trimtab.stream.config import NURSERY, TWIN
 from trimtab.stream.curves import over_layers, points
 from trimtab.stream.machine import known_machine
 from trimtab.stream.scenarios import read
-from trimtab.stream.tasks import Report as Progress
 from trimtab.stream.train_config import SaeJob
 from trimtab.sweep.results import POINT, finished, pareto
 from trimtab.sweep.study import OWN, Estimate, Prepared, Report, report

@@ -16,6 +16,7 @@ import torch
 
 from trimtab.core.errors import ConfigError
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report as Progress
 from trimtab.core.tracker import Metric
 from trimtab.models.hardware import BANDWIDTH_EFFICIENCY
 from trimtab.report.steer import cell_rows, cells, draw_steer
@@ -28,7 +29,6 @@ from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import Facts, look, width_of
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_tables import copy_to
-from trimtab.stream.tasks import Report as Progress
 from trimtab.sweep.results import finished, write_table
 from trimtab.sweep.study import Estimate, Prepared, Report
 
