@@ -148,7 +148,9 @@ def recovered(
     }
 
 
-def _losses(model: Resumable, ends: Sequence[Tensor], tokens: Int[Tensor, "batch tokens"]) -> _Sums:
+def _losses(
+    model: Resumable, ends: Sequence[Tensor], tokens: Int[Tensor, "batch tokens"], chunk: int
+) -> _Sums:
     """Sums over a batch's positions, a chunk of logits at a time.
 
     Args:
