@@ -9,13 +9,14 @@ Cases, random weights in float32; all sides of a case run in turn, in one order 
   theirs pads on the left.
 - grid: 24 arms (layers 2, 5, 8, 11 x 6 alphas) of 64 prompts, last-token scores, 12 layers, d 512, a
   vocabulary of 32k. Ours: the residual below each layer once, the head on the scored position. Naive:
-  a hooked forward for each arm over the same exact-length batches (which spares it all padding).
-  Padded: what everybody writes first, batches of 32 in file order. Once with a direction, which
-  costs nothing to apply, and once with a blend, which encodes once a layer here and once an arm there.
+  a hooked forward for each arm over the same exact-length batches (which spares it all padding). The
+  edit is a direction, which costs nothing to apply; `--edits blend` encodes once a layer here and
+  once an arm there. Its warm-up is one arm.
 - overhead: what one blend adds to a decode step, relu and topk, beside what its matrices' share
   of the bytes of a step lets expect.
 
-Everything on two idle cores takes about six minutes. Quick look: `--toy`.
+A round of the grid takes two minutes on two idle cores, one of the others a few seconds. Quick look:
+`--toy`.
 """
 
 import argparse
@@ -65,8 +66,8 @@ GRID = Size(12, 512, 32_000, 4_096, 0, 64, (2, 5, 8, 11), (0.05, 0.1, 0.2, 0.4, 
 TOY_DECODE = DECODE._replace(width=32, vocabulary=128, latents=64, new_tokens=6)
 TOY_GRID = GRID._replace(width=32, vocabulary=128, latents=64, prompts=6)
 CASES = ("decode", "varied", "grid", "overhead")
+EDITS = ("direction", "blend")
 TOKEN_BUDGET = 1_024
-PADDED_BATCH = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,13 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = (TOY_DECODE, TOY_GRID) if options.toy else (DECODE, GRID)
     found: dict[str, Any] = {"machine": machine(options)}
     for name in options.cases:
-        found[name] = case(name, *sizes, options.rounds)
+        found[name] = case(name, *sizes, options)
     print(json.dumps(found, indent=2) if options.json else "\n".join(report(found)))
 
 
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
+    parser.add_argument("--edits", nargs="+", default=EDITS[:1], choices=EDITS, help="of the grid")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--toy", action="store_true", help="all models tiny")
@@ -91,7 +93,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def case(name: str, decode: Size, grid: Size, rounds: int) -> dict[str, Any]:
+def case(name: str, decode: Size, grid: Size, options: argparse.Namespace) -> dict[str, Any]:
+    rounds = options.rounds
     match name:
         case "decode":
             return decoding(decode, [16] * decode.prompts, rounds)
@@ -99,7 +102,7 @@ def case(name: str, decode: Size, grid: Size, rounds: int) -> dict[str, Any]:
             lengths = [12, 14, 16, 18] * (decode.prompts // 4)
             return decoding(decode, lengths, rounds)
         case "grid":
-            return {kind: scoring(grid, kind, rounds) for kind in ("direction", "blend")}
+            return {kind: scoring(grid, kind, rounds) for kind in options.edits}
         case _:
             return {kind: overhead(decode, cast(Kind, kind), rounds) for kind in ("relu", "topk")}
 
@@ -189,6 +192,8 @@ def decoding(size: Size, lengths: Sequence[int], rounds: int) -> dict[str, Any]:
     def separate() -> None:
         said["separate"] = decode_separately(model, prompts, arms, materials, size.new_tokens)
 
+    shared()
+    separate()
     seconds = in_turn({"shared": shared, "separate": separate}, rounds)
     equal = [a == b for a, b in zip(said["shared"], said["separate"], strict=True)]
     tokens = len(arms) * len(prompts) * size.new_tokens
@@ -251,50 +256,34 @@ def decode_separately(
 
 
 def scoring(size: Size, kind: str, rounds: int) -> dict[str, Any]:
-    """Last-token scores of all arms and prompts, three ways."""
-    model, (arms, materials) = make_model(size), make_arms(size, kind)
+    """Last-token scores of all arms and prompts, both ways."""
+    model, (every, materials) = make_model(size), make_arms(size, kind)
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(3.2, 0.5, size.prompts), 4, 132).astype(int).tolist()
     prompts = make_prompts(lengths, size.vocabulary)
     answers = rng.integers(1, size.vocabulary, size.prompts).tolist()
+    given = [Given(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
     resumable = Resumable(model)
     scores: dict[str, np.ndarray] = {}
 
-    def resumed() -> None:
-        given = [Given(prompt, [answer]) for prompt, answer in zip(prompts, answers, strict=True)]
+    def resumed(arms: Sequence[Arm] = every) -> None:
         scores["resumed"] = log_probabilities(resumable, given, arms, materials, TOKEN_BUDGET)
 
-    def naive() -> None:
-        scores["naive"] = score_naively(model, prompts, answers, arms, materials, exact(prompts))
+    def naive(arms: Sequence[Arm] = every) -> None:
+        scores["naive"] = score_naively(model, prompts, answers, arms, materials)
 
-    def padded() -> None:
-        scores["padded"] = score_naively(
-            model, prompts, answers, arms, materials, in_order(prompts)
-        )
-
-    seconds = in_turn({"resumed": resumed, "naive": naive, "padded": padded}, rounds)
+    resumed(every[:1])
+    naive(every[:1])
+    seconds = in_turn({"resumed": resumed, "naive": naive}, rounds)
     median = medians(seconds)
     return {
-        "arms": len(arms),
+        "arms": len(every),
         "prompts": len(prompts),
         "tokens": sum(lengths),
         **timed(seconds),
         "ratio": median["naive"] / median["resumed"],
-        "padded_ratio": median["padded"] / median["resumed"],
-        "largest_difference": {
-            side: float(np.abs(scores[side] - scores["resumed"]).max())
-            for side in ("naive", "padded")
-        },
+        "largest_difference": float(np.abs(scores["naive"] - scores["resumed"]).max()),
     }
-
-
-def exact(prompts: list[list[int]]) -> list[np.ndarray]:
-    return [batch.which for batch in plan_batches([len(p) for p in prompts], TOKEN_BUDGET)]
-
-
-def in_order(prompts: list[list[int]]) -> list[np.ndarray]:
-    everything = np.arange(len(prompts))
-    return np.split(everything, range(PADDED_BATCH, len(prompts), PADDED_BATCH))
 
 
 @torch.inference_mode()
@@ -302,24 +291,19 @@ def score_naively(
     model: PreTrainedModel,
     prompts: list[list[int]],
     answers: list[int],
-    arms: list[Arm],
+    arms: Sequence[Arm],
     materials: Materials,
-    batches: list[np.ndarray],
 ) -> np.ndarray:
-    """A whole forward, every position's logits, for each arm; padded on the right if need be."""
+    """A whole forward, every position's logits, for each arm."""
     scores = np.zeros((len(arms), len(prompts)))
+    batches = plan_batches([len(prompt) for prompt in prompts], TOKEN_BUDGET)
     for number, arm in enumerate(arms):
         with hooked(model, arm, materials):
-            for which in batches:
-                rows = [torch.tensor(prompts[i]) for i in which]
-                lengths = torch.tensor([len(row) for row in rows])
-                tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-                mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()
-                same = bool((lengths == lengths[0]).all())
-                logits = model(input_ids=tokens, attention_mask=None if same else mask).logits
-                last = logits[torch.arange(len(rows)), lengths - 1].log_softmax(dim=-1)
-                chosen = torch.tensor([answers[i] for i in which])
-                scores[number, which] = last.gather(1, chosen[:, None])[:, 0].numpy()
+            for batch in batches:
+                tokens = torch.tensor([prompts[i] for i in batch.which])
+                last = model(input_ids=tokens).logits[:, -1].log_softmax(dim=-1)
+                chosen = torch.tensor([answers[i] for i in batch.which])
+                scores[number, batch.which] = last.gather(1, chosen[:, None])[:, 0].numpy()
     return scores
 
 
@@ -341,8 +325,10 @@ def overhead(size: Size, kind: Kind, rounds: int) -> dict[str, Any]:
 
         return run
 
-    none = Arm(name="none")
-    seconds = in_turn({"plain": steps([none] * 32), "blend": steps([arm] * 32)}, rounds)
+    sides = {"plain": steps([Arm(name="none")] * 32), "blend": steps([arm] * 32)}
+    for run in sides.values():
+        run()
+    seconds = in_turn(sides, rounds)
     median = medians(seconds)
     read = sae.W_enc.nbytes * (2 if kind == "relu" else 1)
     step = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
@@ -354,9 +340,7 @@ def overhead(size: Size, kind: Kind, rounds: int) -> dict[str, Any]:
 
 
 def in_turn(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each side, once to warm up and then round by round."""
-    for run in sides.values():
-        run()
+    """Seconds of each side, round by round; it was warmed up before."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides) if number % 2 == 0 else reversed(sides):
@@ -390,12 +374,11 @@ def report(found: dict[str, Any]) -> Iterator[str]:
             )
     for kind, one in found.get("grid", {}).items():
         seconds = one["seconds"]
-        for side, ratio in (("naive", one["ratio"]), ("padded", one["padded_ratio"])):
-            yield (
-                f"| grid of a {kind}: {one['arms']} arms x {one['prompts']} prompts, {side} | "
-                f"{seconds['resumed']:.2f} s | {seconds[side]:.2f} s | {ratio:.2f} x | largest "
-                f"difference {one['largest_difference'][side]:.1e} nats |"
-            )
+        yield (
+            f"| grid of a {kind}: {one['arms']} arms x {one['prompts']} prompts | "
+            f"{seconds['resumed']:.2f} s | {seconds['naive']:.2f} s | {one['ratio']:.2f} x | "
+            f"largest difference {one['largest_difference']:.1e} nats |"
+        )
     for kind, one in found.get("overhead", {}).items():
         seconds = one["seconds"]
         yield (

@@ -16,7 +16,7 @@ from trimtab.evaluation.judged import Answered, Aspect, EvaluationConfig, Judged
 from trimtab.evaluation.judges.build import make_judge
 from trimtab.evaluation.judges.rubric import Rubric, load_rubric
 from trimtab.evaluation.judges.rule import RuleJudgeConfig
-from trimtab.evaluation.judges.verdict import Case, Verdict, failure
+from trimtab.evaluation.judges.verdict import Case, Verdict, failure, spoken
 from trimtab.evaluation.pairwise import PairwiseConfig
 from trimtab.evaluation.summary import summarise
 from trimtab.evaluation.tables import write_tables
@@ -58,6 +58,37 @@ def test_arms_are_compared_prompt_by_prompt(pairwise: PairwiseConfig | str) -> N
         ("p2", "blend", "win"),
         ("p3", "blend", "tie"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>Yes, or no?</think>\n\nNo.", "No."),
+        ("its template opened the thoughts</think> No.", "No."),
+        ("<think>a</think> Yes. <think>b</think> No.", "No."),
+        ("\n<think>cut off while it", ""),
+        ("<think>nothing came</think>", ""),
+        (" No, <think> is a tag.", " No, <think> is a tag."),
+        ("", ""),
+    ],
+)
+def test_thoughts_are_not_the_answer(text: str, said: str) -> None:
+    assert spoken(text) == said
+
+
+@pytest.mark.parametrize("pairwise", [PairwiseConfig(), "scores"])
+def test_the_judge_reads_the_answer_and_the_table_keeps_the_thoughts(
+    pairwise: PairwiseConfig | str, tmp_path: Path
+) -> None:
+    config = EvaluationConfig(aspects=CONFIG.aspects, pairwise=pairwise)
+    thinking = [
+        one._replace(text=f"<think>{SAYS['opposite']}</think>{one.text}") for one in ANSWERED
+    ]
+    plain, found = judged(config), judged(config, thinking)
+    assert found.scores == plain.scores
+    assert [row.choice for row in found.pairs] == [row.choice for row in plain.pairs]
+    texts = pq.read_table(write_tables(found, tmp_path).texts)["answer"].to_pylist()
+    assert texts == [one.text for one in thinking]
 
 
 def test_a_margin_makes_near_scores_ties() -> None:

@@ -47,3 +47,10 @@ def test_a_file_that_is_empty_missing_or_no_text_is_refused(tmp_path: Path) -> N
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="cannot be read"):
         read_questions(tmp_path / "binary")
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    prompt = "one\u2028two\x85three"
+    row = json.dumps({"id": "a", "prompt": prompt}, ensure_ascii=False)
+    (tmp_path / "own.jsonl").write_bytes(f"{row}\r\n".encode())
+    assert [question.prompt for question in read_questions(tmp_path / "own.jsonl")] == [prompt]

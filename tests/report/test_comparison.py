@@ -30,6 +30,12 @@ def test_a_rate_stands_with_its_interval_and_a_lack_is_a_dash() -> None:
     assert cell(seen("c", {f"{rate}/all": 0.6}), column) == "0.600"
 
 
+def test_the_net_rate_stands_beside_the_win_rate() -> None:
+    net = {"steer/net": 0.12, "steer/net_low": -0.03, "steer/net_high": 0.27}
+    run = seen("a", {"evaluation/win_rate/all": 0.5, **net})
+    assert [cell(run, column) for column in columns([run])] == ["0.500", "0.120 [-0.030, 0.270]"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 from trimtab import __version__
-from trimtab.cli import compare, data, demo, look, moral, plan, run, sweep, train, twins, weights
+from trimtab.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    look,
+    moral,
+    plan,
+    run,
+    sweep,
+    train,
+    twins,
+    weights,
+)
 from trimtab.cli.noise import quiet
 from trimtab.cli.seam import guarded
 
@@ -63,6 +76,7 @@ for command in (
     train.train,
     moral.locate,
     moral.align,
+    evaluate.evaluate,
     sweep.sweep,
     compare.compare,
     look.models,

@@ -56,7 +56,7 @@ def compare(
     if as_json:
         echo_json([run._asdict() for run in seen])
         return
-    OUT.print(_table(seen, metric or []))
+    OUT.print(runs_table(seen, metric or []))
 
 
 def _stored(out: Path) -> "list[Found]":
@@ -103,7 +103,8 @@ def _check(seen: "Sequence[Seen]", wanted: "Sequence[str]") -> None:
             )
 
 
-def _table(seen: "Sequence[Seen]", metric: "Sequence[str]") -> Table:
+def runs_table(seen: "Sequence[Seen]", metric: "Sequence[str]") -> Table:
+    """A row for each run, with the metrics asked for behind the headlines."""
     from trimtab.report.comparison import cell, columns, differing
 
     shown, axes = columns(seen, metric), differing(seen, _AXES)

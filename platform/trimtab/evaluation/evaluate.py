@@ -16,7 +16,7 @@ from trimtab.core.seeds import Seed
 from trimtab.evaluation.answer_store import Answer
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.fluency import Fluency, answer_nll, fluency
-from trimtab.evaluation.judged import Answered, EvaluationConfig, judge_answers
+from trimtab.evaluation.judged import Answered, EvaluationConfig, Judged, judge_answers
 from trimtab.evaluation.judges.verdict import Judge
 from trimtab.evaluation.prompts import Question
 from trimtab.evaluation.summary import ArmSummary, summarise
@@ -42,6 +42,8 @@ class Evaluation(NamedTuple):
     """Verdicts and fluency of each arm, in the order in which arms first occur."""
     files: TableFiles
     """The tables."""
+    judged: Judged
+    """Every verdict."""
 
 
 def evaluate(
@@ -77,7 +79,7 @@ def evaluate(
         ArmSummary(arm, metrics | read[arm].metrics)
         for arm, metrics in summarise(judged, seed, config.num_draws)
     ]
-    return Evaluation(arms, files)
+    return Evaluation(arms, files, judged)
 
 
 def fluency_by_arm(

@@ -17,7 +17,7 @@ from trimtab.core.config import Config
 from trimtab.core.errors import ConfigError, DataError
 from trimtab.core.hashing import content_hash
 from trimtab.evaluation.judges.rubric import load_rubric
-from trimtab.evaluation.judges.verdict import Case, Judge, Verdict
+from trimtab.evaluation.judges.verdict import Case, Judge, Verdict, spoken
 from trimtab.evaluation.pairwise import Match, Outcome, PairwiseConfig, compare
 from trimtab.metrics.winrate import Choice, by_score
 
@@ -80,7 +80,7 @@ class Answered(NamedTuple):
     """What a right answer says; may be empty."""
     arm: str
     text: str
-    """The answer."""
+    """The answer, thoughts and all; the judge reads it without them (`verdict.spoken`)."""
 
 
 class ScoreRow(NamedTuple):
@@ -174,7 +174,8 @@ def _score(answered: Sequence[Answered], judge: Judge, aspect: Aspect) -> list[S
             )
         which = [i for i, other in enumerate(rubric_of) if other == name]
         cases = [
-            Case(answered[i].question, (answered[i].text,), answered[i].reference) for i in which
+            Case(answered[i].question, (spoken(answered[i].text),), answered[i].reference)
+            for i in which
         ]
         _, best = rubric.range
         for i, verdict in zip(which, judge.judge(rubric, cases), strict=True):
@@ -194,7 +195,7 @@ def _by_judge(
             f"The rubric of `pairwise` must compare two answers, but {config.rubric} scores one."
         )
     matches = [
-        Match(one.question, one.text, base.text, one.reference)
+        Match(one.question, spoken(one.text), spoken(base.text), one.reference)
         for one, base in zip(others, bases, strict=True)
     ]
     return [

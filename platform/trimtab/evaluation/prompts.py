@@ -38,7 +38,7 @@ def read_questions(path: Path) -> list[Question]:
             field, has an empty prompt, or repeats an id.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8").split("\n")  # U+2028 may stand within a line
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The prompt file {path} cannot be read as UTF-8 text: {error}.") from error
     found: dict[str, Question] = {}

@@ -14,7 +14,8 @@ the blocks above go on from there. Under SAEBench's names:
 The states that the autoencoder meets here are those of single tokens. One that was trained on means
 over a prompt's tokens has never seen such, so its quality on them is measured on the way.
 
-Exact-length batches run the model's own blocks. The pass below and through all layers is shared:
+Exact-length batches run the model's own blocks (`evaluation.resume`). The pass through all layers is
+shared:
 m layers of an N-block model cost one full pass and, for each L, twice the N - L - 1 blocks above it.
 Memory: m x the batch's states (33 MB a layer at 4,096 tokens x 4,096 in bf16), and a chunk's logits
 (`LOGITS` elements a copy, five at a time), whatever the vocabulary.
@@ -31,11 +32,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from trimtab.evaluation.resume import Resumable
 from trimtab.models.batching import plan_batches
-from trimtab.models.blocks import Call
 from trimtab.models.engine import Prompt, Request, check_request
 from trimtab.models.loading import LoadedModel
-from trimtab.models.readout import read_out
 from trimtab.sae.coder import Sae
 from trimtab.sae.evaluate import Quality, QualityFold, check_width
 
@@ -119,26 +119,28 @@ def recovered(
         ConfigError: a layer that the model does not have.
         ModelError: a prompt that is longer than the budget.
     """
-    decoder = model.decoder
+    resumable = Resumable(model.model)
+    decoder, last = resumable.decoder, resumable.decoder.num_layers - 1
     check_request(Request(layers=tuple(saes)), decoder.num_layers)
     for layer, sae in saes.items():
         check_width(sae, decoder.d_model, layer)
     folds = {layer: QualityFold(sae) for layer, sae in saes.items()}
     tokens_seen = {layer: fold.zero() for layer, fold in folds.items()}
     sums = dict.fromkeys(saes, _NOTHING)
+    chunk = max(1, LOGITS // model.model.config.get_text_config().vocab_size)
     batches = plan_batches([len(prompt.tokens) for prompt in prompts], token_budget)
     for done, batch in enumerate(batches, 1):
         tokens = torch.tensor([prompts[i].tokens for i in batch.which], device=decoder.device)
-        states, calls = _as_it_is(model, tokens, set(saes))
+        prefixes = {p.layer: p for p in resumable.prefixes(tokens, {*saes, last})}
         for layer, fold in folds.items():
-            x = states[layer]
+            prefix, x = prefixes[layer], prefixes[layer].hidden
             flat = x.flatten(0, 1)
             fold.sae.to(x.device)
             tokens_seen[layer] = fold.seen(tokens_seen[layer], flat)
             rebuilt = fold.sae(flat.float()).view(x.shape).to(x.dtype)
-            ends = [states[decoder.num_layers - 1]]
-            ends += [_resumed(model, layer, y, calls) for y in (rebuilt, torch.zeros_like(x))]
-            sums[layer] = sums[layer].plus(_losses(model, ends, tokens))
+            ends = [prefixes[last].hidden]
+            ends += [resumable.resume(prefix, y) for y in (rebuilt, torch.zeros_like(x))]
+            sums[layer] = sums[layer].plus(_losses(resumable, ends, tokens, chunk))
         report(done, len(batches))
     return {
         layer: InModel(sums[layer].finish(), fold.finish(tokens_seen[layer]))
@@ -146,49 +148,25 @@ def recovered(
     }
 
 
-def _as_it_is(
-    model: LoadedModel, tokens: Int[Tensor, "batch tokens"], keep: set[int]
-) -> tuple[dict[int, Tensor], list[Call]]:
-    """The outputs of the blocks to be kept and of the last one, and what each block is called with."""
-    last = model.decoder.num_layers - 1
-    hidden, calls = model.decoder.start(tokens)
-    states = {}
-    for layer, block in enumerate(model.decoder.blocks(last)):
-        hidden = block(hidden, *calls[layer].args, **calls[layer].kwargs)
-        if layer in keep or layer == last:
-            states[layer] = hidden
-    return states, calls
-
-
-def _resumed(
-    model: LoadedModel, layer: int, hidden: Tensor, calls: Sequence[Call]
-) -> Float[Tensor, "batch tokens d_model"]:
-    """The last block's output when a layer's output is `hidden`."""
-    last = model.decoder.num_layers - 1
-    for i, block in enumerate(model.decoder.blocks(last, layer + 1), layer + 1):
-        hidden = block(hidden, *calls[i].args, **calls[i].kwargs)
-    return hidden
-
-
 def _losses(
-    model: LoadedModel, ends: Sequence[Tensor], tokens: Int[Tensor, "batch tokens"]
+    model: Resumable, ends: Sequence[Tensor], tokens: Int[Tensor, "batch tokens"], chunk: int
 ) -> _Sums:
     """Sums over a batch's positions, a chunk of logits at a time.
 
     Args:
         ends: the last block's outputs, [batch, tokens, d_model]; the model as it is comes first.
+        chunk: positions whose logits there are at a time.
     """
     no_next = -100  # what cross_entropy leaves out
     targets = torch.full_like(tokens, no_next)
     targets[:, :-1] = tokens[:, 1:]
     flat = targets.flatten()
     sums = torch.zeros(2, len(ends), dtype=torch.float64)
-    chunk = max(1, LOGITS // model.model.config.get_text_config().vocab_size)
     for start in range(0, len(flat), chunk):
         part = slice(start, start + chunk)
         log_p: Tensor | None = None
         for i, end in enumerate(ends):
-            logits = read_out(model.model, model.decoder, end.flatten(0, 1)[part]).float()
+            logits = model.logits(end.flatten(0, 1)[part]).float()
             log_q = logits.log_softmax(-1)
             log_p = log_q if log_p is None else log_p
             target = flat[part].to(log_q.device)

@@ -26,6 +26,7 @@ def _with_interval(title: str, name: str) -> Column:
 
 HEADLINES: Final = (
     _with_interval("Win rate", "win_rate"),
+    Column("Net rate", "steer/net", ("steer/net_low", "steer/net_high")),
     Column("Ties", "evaluation/ties/all"),
     Column("Failed", "evaluation/failed/all"),
     _with_interval("Safety", "safety"),

@@ -16,8 +16,7 @@ for another and the baseline is decoded exactly as the arms beside it.
 """
 
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -33,9 +32,7 @@ from trimtab.evaluation.answers import Asked, Speaker, answer_all, ask, known
 from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.fluency import answer_nll
 from trimtab.evaluation.judged import Answered, Judged, judge_answers
-from trimtab.evaluation.judges.build import make_judge
-from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
-from trimtab.evaluation.judges.verdict import Judge
+from trimtab.evaluation.judges.build import asking, make_judge, usage_of
 from trimtab.evaluation.prompts import Question
 from trimtab.models.loading import ModelCard, ModelConfig, describe, load
 from trimtab.stream.config import ExtractJob
@@ -131,6 +128,8 @@ class Layer:
         self._seed = Seed(config.seed).child("bootstrap")
         self.rungs_done = 0
         self.given = Given([], {}, Judged([], [], []))
+        self.usage: Metrics = {}
+        """What an endpoint was asked for all rungs, and what it cost."""
 
     def advance(self) -> None:
         """Asks what the next rung adds.
@@ -186,11 +185,12 @@ class Layer:
     def save(self, folder: Path) -> None:
         """Keeps what was heard; answers have their own store."""
         with finished_file(folder / STATE) as temporary:
-            temporary.write_bytes(pickle.dumps((self.rungs_done, self.given)))
+            temporary.write_bytes(pickle.dumps((self.rungs_done, self.given, self.usage)))
 
     def load(self, folder: Path) -> None:
         """Takes up what `save` kept."""
-        self.rungs_done, self.given = pickle.loads((folder / STATE).read_bytes())
+        kept = pickle.loads((folder / STATE).read_bytes())
+        self.rungs_done, self.given, self.usage = kept
 
     def _asked(self, questions: Sequence[Question]) -> list[Asked]:
         arms = arms_of(self.config)
@@ -217,18 +217,8 @@ class Layer:
             )
             for one, answer in zip(asked, answers, strict=True)
         ]
-        with _asking(self._judge) as judge:
-            return judge_answers(answered, judge, self.config.evaluation)
-
-
-@contextmanager
-def _asking(judge: Judge | HttpJudgeConfig) -> Iterator[Judge]:
-    """A judge; an endpoint's connections are open only while it is asked."""
-    if not isinstance(judge, HttpJudgeConfig):
-        yield judge
-        return
-    asked = HttpJudge(judge)
-    try:
-        yield asked
-    finally:
-        asked.close()
+        with asking(self._judge) as judge:
+            judged = judge_answers(answered, judge, self.config.evaluation)
+        for name, value in usage_of(judge).items():
+            self.usage[name] = self.usage.get(name, 0.0) + value
+        return judged

@@ -173,7 +173,11 @@ class SteerConfig(Config):
     @property
     def is_sensitive(self) -> bool:
         """Whether texts must not reach the tracking server."""
-        prompts = self.prompts
-        if self.evaluation.log_text or prompts.kind == "nursery":
-            return False
-        return prompts.kind == "flames" or prompts.sensitive
+        return are_sensitive(self.prompts, self.evaluation)
+
+
+def are_sensitive(prompts: Prompts, evaluation: EvaluationConfig) -> bool:
+    """Whether prompts and the answers to them must not reach the tracking server."""
+    if evaluation.log_text or prompts.kind == "nursery":
+        return False
+    return prompts.kind == "flames" or prompts.sensitive

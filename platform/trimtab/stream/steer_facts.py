@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trimtab.core.errors import ModelError
+from trimtab.core.hashing import content_hash
 from trimtab.evaluation.decoding import prompt_tokens
+from trimtab.evaluation.judged import EvaluationConfig
+from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
 from trimtab.evaluation.judges.local import LocalJudgeConfig
 from trimtab.evaluation.judges.rubric import load_rubric
@@ -47,7 +50,7 @@ def look(base: SteerConfig, out: Path) -> Facts:
     Raises:
         TrimtabError: something is not there, or cannot be used.
     """
-    _check_judge(base)
+    check_judge(base.judge, base.evaluation)
     prompts = prompt_set(base, out)
     _check_template(base, prompts)
     with known_machine() as machine:
@@ -89,24 +92,26 @@ def weights_of(base: SteerConfig, out: Path) -> Weights:
     return weigh(config_of(spec), spec.dtype)
 
 
-def _check_judge(base: SteerConfig) -> None:
+def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
     """Refuses a judge whose files, key or model are missing.
 
+    Returns:
+        What changes when its model, its rules or a rubric does.
+
     Raises:
-        TrimtabError: names what is.
+        TrimtabError: names what is missing.
     """
-    match base.judge:
+    match judge:
         case LocalJudgeConfig(model=model):
-            describe(model)
+            stamp = content_hash(describe(model)[0].identity)
         case HttpJudgeConfig():
-            HttpJudge(base.judge).close()
+            asked = HttpJudge(judge)
+            asked.close()
+            stamp = content_hash(asked.identity())
         case RuleJudgeConfig(rules=rules):
-            load_rules(rules)
-    named = [
-        rubric for of in base.evaluation.aspects for rubric in (of.rubric, *of.rubric_in.values())
-    ]
-    pairwise = base.evaluation.pairwise
+            stamp = load_rules(rules).hash
+    named = [rubric for of in evaluation.aspects for rubric in (of.rubric, *of.rubric_in.values())]
+    pairwise = evaluation.pairwise
     if pairwise is not None and pairwise != "scores":
         named.append(pairwise.rubric)
-    for name in named:
-        load_rubric(name)
+    return [stamp, *(load_rubric(name).hash for name in named)]

@@ -22,7 +22,13 @@ from trimtab.evaluation.prompts import Question, read_questions
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
 from trimtab.stream.config import DataConfig, Split
 from trimtab.stream.nursery import rows_of
-from trimtab.stream.steer_config import FilePrompts, FlamesPrompts, NurseryPrompts, SteerConfig
+from trimtab.stream.steer_config import (
+    FilePrompts,
+    FlamesPrompts,
+    NurseryPrompts,
+    Prompts,
+    SteerConfig,
+)
 
 
 class PromptSet(NamedTuple):
@@ -55,9 +61,9 @@ def prompt_set(config: SteerConfig, out: Path) -> PromptSet:
         DataError: the file cannot be read, or a line of it is not a prompt.
         ConfigError: fewer prompts than the last rung asks for.
     """
-    found = _all(config, out)
+    found = read_prompts(config.prompts, config.data, out)
     most = config.rungs[-1]
-    name = _name(config)
+    name, source = name_of(config.prompts), source_of(config.prompts, config.data)
     if len(found) < most:
         raise ConfigError(
             f"`rungs` must not ask for more prompts than there are, but the last one is {most} and "
@@ -65,11 +71,12 @@ def prompt_set(config: SteerConfig, out: Path) -> PromptSet:
         )
     order = Seed(config.seed).child("prompts").numpy().permutation(len(found))[:most]
     chosen = [found[i] for i in order]
-    return PromptSet(chosen, np.arange(most) % 2 == 0, name, _source(config), len(found))
+    return PromptSet(chosen, np.arange(most) % 2 == 0, name, source, len(found))
 
 
-def _name(config: SteerConfig) -> str:
-    match config.prompts:
+def name_of(prompts: Prompts) -> str:
+    """What a data set of prompts is called."""
+    match prompts:
         case NurseryPrompts(split=split):
             return f"nursery questions ({split})"
         case FilePrompts(path=path):
@@ -78,16 +85,24 @@ def _name(config: SteerConfig) -> str:
             return "flames"
 
 
-def _source(config: SteerConfig) -> str:
-    if config.prompts.kind == "nursery":
-        return config.data.path
-    return str(config.prompts.path or PUBLISHED)
+def source_of(prompts: Prompts, data: DataConfig) -> str:
+    """Where prompts are."""
+    return data.path if prompts.kind == "nursery" else str(prompts.path or PUBLISHED)
 
 
-def _all(config: SteerConfig, out: Path) -> list[Question]:
-    match config.prompts:
+def read_prompts(prompts: Prompts, data: DataConfig, out: Path) -> list[Question]:
+    """All prompts, in the order of their file.
+
+    Args:
+        data: what nursery questions are drawn from.
+        out: the folder of runs.
+
+    Raises:
+        DataError: the file cannot be read, or a line of it is not a prompt.
+    """
+    match prompts:
         case NurseryPrompts(split=split):
-            return nursery_questions(config.data, split, out)
+            return nursery_questions(data, split, out)
         case FilePrompts(path=path):
             return read_questions(path)
         case FlamesPrompts(path=path):

@@ -75,14 +75,27 @@ def by_arm(given: Given, seed: Seed, num_draws: int) -> dict[str, Metrics]:
     for summary in summarise(given.judged, seed, num_draws):
         answers = [answer for answer in given.answers if answer.arm == summary.arm]
         metrics = summary.metrics | _fluency(answers, given.nll)
-        metrics["steer/prompts"] = float(len(answers))
-        if summary.arm != BASELINE.name:
-            metrics["steer/strength"] = float(np.mean([answer.strength for answer in answers]))
-            choices = _choices(row for row in given.judged.pairs if row.arm == summary.arm)
-            net = net_rate(choices, seed.child(f"{summary.arm}/net").numpy(), num_draws)
-            metrics |= {"steer/net": net.rate} | _ends("steer/net", net.interval)
+        metrics |= of_arm(summary.arm, answers, given.judged.pairs, seed, num_draws)
         found[summary.arm] = {name: v for name, v in metrics.items() if math.isfinite(v)}
     return found
+
+
+def of_arm(
+    arm: str, answers: Sequence[Answer], pairs: Sequence[PairRow], seed: Seed, num_draws: int
+) -> Metrics:
+    """Prompts of an arm, and of an edited one its strength and net rate; what is defined.
+
+    Args:
+        answers: the arm's own.
+        pairs: of all arms.
+    """
+    found = {"steer/prompts": float(len(answers))}
+    if arm != BASELINE.name:
+        found["steer/strength"] = float(np.mean([answer.strength for answer in answers]))
+        choices = _choices(row for row in pairs if row.arm == arm)
+        net = net_rate(choices, seed.child(f"{arm}/net").numpy(), num_draws)
+        found |= {"steer/net": net.rate} | _ends("steer/net", net.interval)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def best(

@@ -1,5 +1,7 @@
 """From a judge's configuration to the judge."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from pydantic import Field
@@ -31,3 +33,26 @@ def make_judge(config: LocalJudgeConfig | HttpJudgeConfig | RuleJudgeConfig) -> 
             return HttpJudge(config)
         case RuleJudgeConfig():
             return RuleJudge(load_rules(config.rules))
+
+
+@contextmanager
+def asking(judge: Judge | HttpJudgeConfig) -> Iterator[Judge]:
+    """A judge; an endpoint's connections are open only while it is asked.
+
+    Raises:
+        JudgeError: the key of an endpoint is missing.
+        OutputError: its cache cannot be written to.
+    """
+    if not isinstance(judge, HttpJudgeConfig):
+        yield judge
+        return
+    asked = HttpJudge(judge)
+    try:
+        yield asked
+    finally:
+        asked.close()
+
+
+def usage_of(judge: Judge) -> dict[str, float]:
+    """What was asked of an endpoint and what it cost, as metrics; nothing of another judge."""
+    return judge.usage.named() if isinstance(judge, HttpJudge) else {}

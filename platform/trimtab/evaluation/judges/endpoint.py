@@ -60,6 +60,11 @@ class Usage(NamedTuple):
     cost: float | None
     """Of those tokens; None where a price is not configured."""
 
+    def named(self) -> dict[str, float]:
+        """As metrics; a cost that is unknown is left out."""
+        known = {name: value for name, value in self._asdict().items() if value is not None}
+        return {f"judge/{name}": float(value) for name, value in known.items()}
+
 
 class HttpJudge:
     """See `verdict.Judge`."""

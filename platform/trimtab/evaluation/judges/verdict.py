@@ -3,13 +3,19 @@
 A case is a question with one answer (to be scored) or two (to be compared, in the order they are
 shown). A verdict is one of the rubric's labels, or a failure with its reason. A failure is never a
 low score and never a tie: whoever counts, counts it apart.
+
+Of a model that thinks before it answers, the judge reads the answer: what stands after the last
+`</think>`. Thoughts that were never closed are followed by no answer.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from trimtab.evaluation.judges.rubric import Rubric
+
+_THINKS: Final = "<think>"
+_THOUGHT: Final = "</think>"
 
 
 class Case(NamedTuple):
@@ -58,3 +64,11 @@ class Judge(Protocol):
 def failure(reason: str, raw: str = "") -> Verdict:
     """A verdict that is none."""
     return Verdict(math.nan, "", raw, reason)
+
+
+def spoken(text: str) -> str:
+    """An answer without its thoughts; some chat templates open them in the prompt."""
+    _, closed, answer = text.rpartition(_THOUGHT)
+    if closed:
+        return answer.strip()
+    return "" if answer.lstrip().startswith(_THINKS) else answer

@@ -4,7 +4,7 @@ A trial reports after each rung of prompts, so a layer may be stopped after its 
 stands at is `steer/chosen/net` of its best strength, on the half of the prompts that chooses; with
 its last report comes `steer/held_out/net`, on the other half, and with the sweep's best trial the
 best (layer, strength) has both on the parent run. MLflow has a run for each (layer, arm), step =
-prompts. Sensitive texts stay in the folder of answers (`trimtab.stream.steer_tables`).
+prompts; what an endpoint was asked for the layer, and its cost, stand with the baseline's. Sensitive texts stay in the folder of answers (`trimtab.stream.steer_tables`).
 """
 
 import math
@@ -18,6 +18,7 @@ from trimtab.core.errors import ConfigError
 from trimtab.core.hashing import content_hash
 from trimtab.core.progress import Report as Progress
 from trimtab.core.tracker import Metric
+from trimtab.edits.arms import BASELINE
 from trimtab.models.hardware import BANDWIDTH_EFFICIENCY
 from trimtab.report.steer import cell_rows, cells, draw_steer
 from trimtab.report.steer_best import best_figure
@@ -185,6 +186,7 @@ class SteerRunning:
             arm: [Metric(name, value, asked) for name, value in found.items()]
             for arm, found in arms.items()
         }
+        metrics[BASELINE.name] += [Metric(n, v, asked) for n, v in self._layer.usage.items()]
         return Report(asked / rungs[-1], metrics, kept)
 
 

@@ -1,0 +1,199 @@
+"""`trimtab evaluate`: a model's answers, with and without an edit, judged."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from trimtab.cli.console import ERR, OUT, echo_json
+from trimtab.cli.noise import clean_streams
+from trimtab.cli.run import (
+    AsJson,
+    NumGpus,
+    Out,
+    Precision,
+    Precisions,
+    Threads,
+    absolute,
+    on_this_machine,
+)
+from trimtab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trimtab.stream.evaluate import Evaluated
+    from trimtab.stream.evaluate_config import EvaluateJob
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Who answers: Hugging Face id, folder, nursery:base|instruct|guard, or twin:ID.",
+    ),
+]
+Prompts = Annotated[
+    str,
+    typer.Option(
+        help="A JSONL file (`id`, `prompt`, perhaps `reference`), `flames`, or `nursery`."
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="With `flames` the released file, else it is fetched; with `nursery` the scenarios."
+    ),
+]
+Judge = Annotated[
+    str,
+    typer.Option(help="`rule`, `rule:FILE`, an OpenAI-compatible https://host/v1, or a model."),
+]
+
+_LEGEND = """\
+{prompts} prompts, judged by {judge}; in brackets 95 % intervals. Net rate: wins less
+losses against the unedited model, of what was judged. Perplexity is under the
+unedited model. Failed verdicts are in no rate."""
+
+
+def evaluate(
+    model: Model,
+    prompts: Prompts,
+    judge: Judge,
+    data: Data = None,
+    sae: Annotated[
+        Path | None, typer.Option(help="Blend in this autoencoder: ours, SAELens' or sparsify's.")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="The block to edit.", show_default="what its folder says", min=0),
+    ] = None,
+    alpha: Annotated[str, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.")] = "0.1",
+    judge_model: Annotated[str, typer.Option(help="What the endpoint calls its model.")] = "",
+    judge_key: Annotated[
+        str, typer.Option(help="The variable that holds the endpoint's key.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(help="Ask only the first so many.", show_default="all", min=1)
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 512,
+    temperature: Annotated[
+        float, typer.Option(help="Of drawing; 0 takes the likeliest token.", min=0)
+    ] = 0.7,
+    system: Annotated[
+        str | None, typer.Option(help="System prompt.", show_default="the study's for flames")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Prompts as they are: no template.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="A file's texts are not sensitive: MLflow gets them.")
+    ] = False,
+    rows: Annotated[int, typer.Option(help="Most answers decoded side by side.", min=1)] = 64,
+    seed: Annotated[int, typer.Option(help="Of drawn answers and of intervals.", min=0)] = 0,
+    out: Out = Path("runs"),
+    threads: Threads = None,
+    num_gpus: NumGpus = None,
+    precision: Precision = Precisions.published,
+    as_json: AsJson = False,
+) -> None:
+    """Asks a model, with and without an edit, judges the answers, and says what changed.
+
+    Fluency is measured in every arm. What is answered and judged is kept: interrupted, the same
+    line goes on. Texts of sensitive prompts stay in --out; MLflow gets ids, scores and hashes.
+    """
+    from trimtab.core.config import build
+    from trimtab.stream.evaluate_config import EvaluateJob
+
+    held = {"precision": precision.value, "num_gpus": num_gpus}
+    (spec,), _, workers = on_this_machine([model], held, None, threads)
+    asked = _prompts(prompts, data, public=public)
+    decoding = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    decoding["template"] = "raw" if raw else "chat"
+    if (said := _system(system, flames=prompts == "flames" and not raw)) is not None:
+        decoding["system"] = said
+    tree: dict[str, Any] = {
+        "model": spec,
+        "prompts": asked,
+        "limit": limit,
+        "answers": {"decoding": decoding, "rows": rows, "workers": workers},
+        "judge": _judge(judge, judge_model, judge_key, out.absolute()),
+        "seed": seed,
+        "out": out.absolute(),
+    }
+    if prompts == "nursery" and data:
+        tree["data"] = {"path": absolute(data)}
+    if judge.startswith("rule") and sae is not None:
+        tree["evaluation"] = {"aspects": []}  # a rule says which answer is better, not what is safe
+    if sae is not None:
+        tree["edit"] = {"sae": sae.absolute(), "layer": layer, "alphas": alpha.split(",")}
+    run_evaluate(build(EvaluateJob, tree, where="trimtab evaluate"), as_json=as_json)
+
+
+def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
+    """Evaluates and prints a row for each arm.
+
+    Raises:
+        TrimtabError: something the user can mend.
+    """
+    from trimtab.cli import show
+    from trimtab.cli.compare import runs_table
+    from trimtab.report.comparison import Seen
+    from trimtab.stream import evaluate as driver
+
+    with clean_streams(result_only=as_json), show.Stages() as stages:
+        found = driver.evaluate(job, stages.report)
+    if as_json:
+        echo_json(_document(found))
+        return
+    if found.reused:
+        ERR.print("Finished before, and reused.")
+    arms = [Seen(name, "", "FINISHED", {}, metrics) for name, metrics in found.arms.items()]
+    OUT.print(runs_table(arms, []))
+    words = {"prompts": f"{found.prompts:,}", "judge": job.judge.kind}
+    OUT.print(Text(_LEGEND.format(**words), style="dim"))
+    OUT.print(Text(f"  {show.near(found.folder)}"), soft_wrap=True)
+    OUT.print(Text(f"MLflow run in trimtab/steer: {found.run_id}"), soft_wrap=True)
+
+
+def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
+    if prompts == "nursery":
+        return {"kind": "nursery"}
+    if prompts == "flames":
+        return {"kind": "flames", "path": absolute(data) if data else None}
+    if data is not None:
+        raise ConfigError(
+            "`--data` goes with `--prompts flames` or `nursery`, but `--prompts` names a file. "
+            "Leave it out."
+        )
+    return {"kind": "jsonl", "path": absolute(prompts), "sensitive": not public}
+
+
+def _system(system: str | None, *, flames: bool) -> str | None:
+    from trimtab.evaluation.decoding import FLAMES_SYSTEM
+
+    return FLAMES_SYSTEM if system is None and flames else system
+
+
+def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
+    kind, _, rules = judge.partition(":")
+    if kind == "rule":
+        return {"kind": "rule"} | ({"rules": absolute(rules)} if rules else {})
+    if not judge.startswith(("http://", "https://")):
+        return {"kind": "local", "model": {"id": absolute(judge)}}
+    if not model:
+        raise ConfigError(
+            f"An endpoint must be told which model is to judge, but {judge} stands alone. Name it "
+            "with `--judge-model`."
+        )
+    asked = {"kind": "http", "url": judge, "model": model, "api_key_env": key}
+    return asked | {"cache": out / "judged"}
+
+
+def _document(found: "Evaluated") -> dict[str, object]:
+    return {
+        "model": found.card.label,
+        "prompts": found.prompts,
+        "arms": found.arms,
+        "folder": str(found.folder),
+        "reused": found.reused,
+        "mlflow_run": found.run_id,
+        "tracking_uri": found.tracking_uri,
+    }

@@ -1,0 +1,222 @@
+"""The driver of `trimtab evaluate`: prompts in; answers, verdicts and one MLflow run out.
+
+    answers/NAME-HASH/edits/         parts of answers; another edit of the same model reuses the
+                                     baseline's
+    evaluated/NAME-HASH/scores.parquet, pairs.parquet, texts.parquet
+                       result.json   written last: every arm's metrics
+
+Answers are made on Ray as the plan says, kept as they finish, and each known by all that made it; an
+endpoint's replies are kept too. Whoever starts again goes on from them, and a finished evaluation is
+reused. Judging and perplexity run in the driver. MLflow has a run for the whole, with what the
+endpoint was asked and cost, and one below it for each arm. Sensitive texts stay in their folder.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from trimtab.core.errors import ConfigError
+from trimtab.core.files import writable_folder, write_json
+from trimtab.core.hashing import content_hash
+from trimtab.core.seeds import Seed
+from trimtab.core.tracker import Metric
+from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
+from trimtab.evaluation.evaluate import Plain
+from trimtab.evaluation.evaluate import evaluate as evaluate_answers
+from trimtab.evaluation.judges.build import asking, make_judge, usage_of
+from trimtab.evaluation.prompts import Question
+from trimtab.models.loading import ModelCard, ModelConfig, describe, load
+from trimtab.sae.folder import load_sae
+from trimtab.stream.answers import answer_stream
+from trimtab.stream.config import ExtractJob
+from trimtab.stream.evaluate_config import EditConfig, EvaluateJob
+from trimtab.stream.publish import flat, git_commit
+from trimtab.stream.steer_arms import arm_name
+from trimtab.stream.steer_coders import check_coder
+from trimtab.stream.steer_facts import check_judge
+from trimtab.stream.steer_prompts import name_of, read_prompts, source_of
+from trimtab.stream.steer_results import Metrics, of_arm
+from trimtab.stream.tasks import Report, resolved
+from trimtab.stream.twins import in_the_originals_place
+from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri
+
+EXPERIMENT: Final = "trimtab/steer"
+RESULT: Final = "result.json"
+LOGGED: Final = "logged.json"
+TABLES: Final = ("scores.parquet", "pairs.parquet")
+TEXTS: Final = "texts.parquet"
+EVALUATE_VERSION: Final = 1
+"""Raised whenever the same configuration begins to give other numbers."""
+_KIND: Final = "blend"
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation leaves behind."""
+
+    card: ModelCard
+    """The model."""
+    folder: Path
+    """Tables and the result."""
+    arms: dict[str, Metrics]
+    """Every arm's metrics by its name, the unedited model first."""
+    prompts: int
+    """How many were asked."""
+    reused: bool
+    """Whether it had been finished before."""
+    run_id: str
+    """MLflow's, of the whole."""
+    tracking_uri: str
+    """The MLflow store."""
+
+
+class _Asked(NamedTuple):
+    """An evaluation that can begin: all is there, and fits."""
+
+    spec: ModelConfig
+    card: ModelCard
+    questions: list[Question]
+    arms: list[Arm]
+    materials: Materials
+    digest: str
+    """Of the questions."""
+    answers: Path
+    folder: Path
+
+
+def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
+    """Asks a model, with and without an edit, and has its answers judged.
+
+    Args:
+        job: what to do.
+        report: told about progress.
+
+    Raises:
+        TrimtabError: something the user can mend; what was answered is kept.
+    """
+    out = writable_folder(job.out).resolve()
+    uri = prepare_store(job.tracking_uri or sqlite_uri(out))
+    asked = _asked(job, out, report)
+    path = asked.folder / RESULT
+    reused = path.is_file()
+    if not reused:
+        write_json(path, _evaluated(job, asked, report))
+    result = json.loads(path.read_text("utf-8"))
+    if reused:
+        report(f"{asked.card.label}: evaluated before, reused", 1, 1)
+    run_id = _logged(job, asked, result, uri)
+    prompts = len(asked.questions)
+    return Evaluated(asked.card, asked.folder, result["arms"], prompts, reused, run_id, uri)
+
+
+def _asked(job: EvaluateJob, out: Path, report: Report) -> _Asked:
+    judge = check_judge(job.judge, job.evaluation)
+    questions = read_prompts(job.prompts, job.data, out)[: job.limit]
+    (spec,) = resolved((job.model,), ExtractJob(data=job.data, out=out), report)
+    card = in_the_originals_place(describe(spec)[0])
+    arms, materials = _arms(job.edit, card)
+    decoding = job.answers.decoding.model_dump(mode="json")
+    model, digest = content_hash(card.identity), content_hash([q._asdict() for q in questions])
+    edits = [(arm.name, materials.identity(arm)) for arm in arms]
+    scored = [judge, job.judge.model_dump(mode="json"), job.evaluation.model_dump(mode="json")]
+    made_by = [EVALUATE_VERSION, model, digest, decoding, edits, scored, job.seed]
+    answers = out / "answers" / f"{card.label}-{content_hash([model, decoding, digest])}" / "edits"
+    folder = writable_folder(out / "evaluated" / f"{card.label}-{content_hash(made_by)}")
+    return _Asked(spec, card, questions, arms, materials, digest, answers, folder)
+
+
+def _arms(edit: EditConfig | None, card: ModelCard) -> tuple[list[Arm], Materials]:
+    """The unedited model, and a blend at each strength.
+
+    Raises:
+        CoderError: no coder, or one of another width, model or layer.
+        ConfigError: nobody says which layer it reads.
+    """
+    if edit is None:
+        return [BASELINE], Materials()
+    sae, about = load_sae(edit.sae)
+    layer = about.layer if edit.layer is None else edit.layer
+    if layer is None:
+        raise ConfigError(
+            f"The autoencoder in {edit.sae} does not say which layer it reads. Name it with `layer`."
+        )
+    check_coder(edit.sae, layer, card.d_model, card.id)
+    blends = [
+        Arm(name=arm_name(_KIND, alpha), kind=_KIND, layer=layer, alpha=alpha, coder="coder")
+        for alpha in edit.alphas
+    ]
+    return [BASELINE, *blends], Materials({"coder": Coder(sae, layer=about.layer)})
+
+
+def _evaluated(job: EvaluateJob, asked: _Asked, report: Report) -> dict[str, Any]:
+    """Every arm's metrics, and what the judge was asked."""
+    label, questions = asked.card.label, asked.questions
+    said = answer_stream(
+        asked.spec,
+        questions,
+        asked.arms,
+        asked.materials,
+        job.answers,
+        asked.answers,
+        lambda done, of: report(f"{label}: answers", done, of),
+    )
+    report(f"{label}: judge", 0, 1)
+    judge = job.judge if job.judge.kind == "http" else make_judge(job.judge)
+    plain, seed = Plain(load(asked.spec), job.answers.decoding), Seed(job.seed)
+    with asking(judge) as judged_by:
+        found = evaluate_answers(
+            questions, said.answers, judged_by, plain, job.evaluation, seed, asked.folder
+        )
+    report(f"{label}: judge", 1, 1)
+    arms = {
+        one.arm: one.metrics
+        | of_arm(
+            one.arm,
+            [answer for answer in said.answers if answer.arm == one.arm],
+            found.judged.pairs,
+            seed,
+            job.evaluation.num_draws,
+        )
+        for one in found.arms
+    }
+    return {"arms": arms, "judge": usage_of(judged_by)}
+
+
+def _logged(job: EvaluateJob, asked: _Asked, result: dict[str, Any], uri: str) -> str:
+    """The id of the run in a store, logged there if it is not yet."""
+    path = asked.folder / LOGGED
+    runs = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if uri in runs and run_exists(uri, runs[uri]):
+        return runs[uri]
+    card, name = asked.card, f"evaluate {asked.folder.name}"
+    tags = {
+        "model": card.id,
+        "family": card.family,
+        "group": card.group,
+        "data_hash": asked.digest,
+        "sensitive": str(job.is_sensitive).lower(),
+        "git_commit": git_commit(),
+    }
+    source = source_of(job.prompts, job.data)
+    files = TABLES if job.is_sensitive else (*TABLES, TEXTS)
+    with MlflowTracker(EXPERIMENT, name, uri, tags=tags) as run:
+        run.params(flat(job.model_dump(mode="json", exclude={"out", "tracking_uri"})))
+        asking_for = {"prompts": len(asked.questions)}
+        run.dataset(name_of(job.prompts), asked.digest, source, asking_for)
+        run.metrics(_at_zero(result["judge"]))
+        for file in files:
+            run.artifact(asked.folder / file, "tables")
+        for arm in asked.arms:
+            below = MlflowTracker(
+                EXPERIMENT, f"{name} {arm.name}", uri, tags=tags, parent=run.run_id
+            )
+            with below:
+                told = arm.model_dump(mode="json", include={"layer", "alpha"}, exclude_none=True)
+                below.params({"edit": arm.kind} | told)
+                below.metrics(_at_zero(result["arms"][arm.name]))
+    write_json(path, runs | {uri: run.run_id})
+    return run.run_id
+
+
+def _at_zero(metrics: dict[str, float]) -> Sequence[Metric]:
+    return [Metric(name, value, 0) for name, value in metrics.items()]

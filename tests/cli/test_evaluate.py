@@ -1,0 +1,158 @@
+"""`trimtab evaluate` as a user meets it: answers, verdicts, one line per arm, and what it refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import pyarrow.parquet as pq
+import pytest
+from armed_toys import make_sae
+from chat_server import chat_server, fail, say
+
+from trimtab.core.names import NAMES
+from trimtab.models.loading import ModelConfig, describe
+from trimtab.sae.about import About
+from trimtab.sae.folder import save_sae
+from trimtab.stream import answers as stream_answers
+from trimtab.track.mlflow import EXPERIMENTS, Found, MlflowTracker, find_runs
+
+SECRET = "stealing morally"
+QUICK = ("--raw", "--max-new-tokens", 5, "--threads", 1, "--num-gpus", 0)
+
+
+class Made(NamedTuple):
+    prompts: Path
+    rules: Path
+    coder: Path
+    wide: Path
+    """A coder of another width."""
+
+
+@pytest.fixture(scope="module")
+def made(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Four prompts, rules that know the toy's words, and coders."""
+    folder, card = tmp_path_factory.mktemp("evaluate"), describe(ModelConfig(id=str(toy)))[0]
+    rows = [
+        {"id": f"p{i}", "prompt": f"{SECRET} {w}"} for i, w in enumerate(("his", "of", "in", "the"))
+    ]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    grades = [
+        {"pattern": rf"\b{w}\b", "grade": g} for w, g in (("his", 2.0), ("of", 1.0), (".", 0.0))
+    ]
+    (folder / "rules.yaml").write_text(json.dumps({"grades": grades}), "utf-8")
+    for name, d_model in (("coder", card.d_model), ("wide", card.d_model + 8)):
+        save_sae(folder / name, make_sae(d_model=d_model), About(model=card.id, layer=1))
+    return Made(folder / "own.jsonl", folder / "rules.yaml", folder / "coder", folder / "wide")
+
+
+def runs_below(uri: str, run_id: str) -> tuple[Found, dict[str, Found]]:
+    """A run, and those below it by the name of their arm."""
+    runs = [run for name in EXPERIMENTS for run in find_runs(uri, name, {})]
+    (parent,) = (run for run in runs if run.run_id == run_id)
+    below = [run for run in runs if run.parent == run_id]
+    return parent, {run.name.removeprefix(f"{parent.name} "): run for run in below}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_an_edit_is_judged_beside_the_unedited_model_and_found_again(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    common = (
+        "evaluate",
+        "--model",
+        toy,
+        "--prompts",
+        made.prompts,
+        "--judge",
+        f"rule:{made.rules}",
+    )
+    common += ("--sae", made.coder, "--alpha", "0.5,2", "--out", tmp_path, *QUICK)
+    kept = []
+    with mock.patch.object(MlflowTracker, "artifact", lambda _, path, __: kept.append(path.name)):
+        said = run(*common)
+    assert said.code == 0, said.err
+    assert SECRET not in said.out + said.err
+    lines = [" ".join(line.split()) for line in said.out.splitlines()]
+    assert "4 prompts, judged by rule" in said.out
+    assert sum(line.startswith(("baseline", "blend 0.5", "blend 2")) for line in lines) == 3
+    assert kept == ["scores.parquet", "pairs.parquet"]  # the prompts of a file are sensitive
+    with mock.patch.object(stream_answers, "ray_session", side_effect=AssertionError):
+        found = json.loads(run(*common, "--json").out)
+    assert found["reused"]
+    assert list(found["arms"]) == ["baseline", "blend 0.5", "blend 2"]
+    assert set().union(*found["arms"].values()) <= NAMES
+    pairs = pq.read_table(Path(found["folder"], "pairs.parquet")).to_pylist()
+    for arm in ("blend 0.5", "blend 2"):
+        metrics, choices = found["arms"][arm], [p["choice"] for p in pairs if p["arm"] == arm]
+        assert len(choices) == 4
+        assert metrics["steer/net"] == (choices.count("win") - choices.count("lose")) / 4
+        assert metrics["steer/net_low"] <= metrics["steer/net"] <= metrics["steer/net_high"]
+        assert metrics["fluency/perplexity"] > 1
+    parent, below = runs_below(found["tracking_uri"], found["mlflow_run"])
+    assert parent.tags["sensitive"] == "true"
+    assert {name: run.metrics for name, run in below.items()} == found["arms"]
+    assert below["blend 2"].params == {"edit": "blend", "alpha": "2.0", "layer": "1"}
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_an_endpoint_that_dies_is_asked_for_the_rest_and_counted(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    with chat_server(say("Score: 3")) as server:
+        line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", server.url)
+        line += ("--judge-model", "m", "--out", tmp_path, "--limit", 3, *QUICK, "--json")
+        server.script = [fail(401)]
+        died = run(*line)
+        assert died.code == 2
+        assert "the key" in died.err
+        assert not list(tmp_path.rglob("result.json"))
+        with mock.patch.object(stream_answers, "ray_session", side_effect=AssertionError):
+            said = run(*line)
+        assert said.code == 0, said.err
+        found, asked = json.loads(said.out), len({r.message for r in server.requests})
+    (metrics,) = found["arms"].values()
+    assert "steer/net" not in metrics
+    parent, _ = runs_below(found["tracking_uri"], found["mlflow_run"])
+    paid = parent.metrics
+    assert 0 < paid["judge/asked"] <= asked
+    assert paid["judge/prompt_tokens"] == 100 * paid["judge/asked"]
+    assert set(paid) <= NAMES
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--sae", "{coder}", "--alpha", "nan"), "finite number"),
+        (("--sae", "{coder}", "--alpha", "0"), "differ from each other and from 0"),
+        (("--sae", "{coder}", "--layer", "2"), "was trained at layer 1"),
+        (("--sae", "{wide}"), "is of d_model=40"),
+        (("--sae", "{rules}"), "no autoencoder"),
+        (("--prompts", "nowhere.jsonl"), "cannot be read"),
+        (("--judge", "https://localhost/v1"), "--judge-model"),
+        (("--judge", "rule:nowhere"), "Rules must be one of"),
+        (("--data", "corpus"), "names a file"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_message(
+    run: Callable, toy: Path, made: Made, tmp_path: Path, options: tuple[str, ...], says: str
+) -> None:
+    given = [option.format(**made._asdict()) for option in options]
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", f"rule:{made.rules}")
+    result = run(*line, "--out", tmp_path / "out", *QUICK, *given)
+    assert result.code == 2
+    assert says in " ".join(result.err.split())
+    assert "Traceback" not in result.err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_a_model_without_a_template_says_what_to_set(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", f"rule:{made.rules}")
+    result = run(*line, "--out", tmp_path / "out", "--num-gpus", 0)
+    assert result.code == 2
+    assert "no chat template" in result.err
