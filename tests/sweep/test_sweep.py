@@ -134,7 +134,7 @@ def test_artifacts_are_the_best_trials_alone_and_the_parents_summary(done: Outco
     kept = {name: client.list_artifacts(child.run_id) for name, child in children.items()}
     assert [name for name, files in kept.items() if files] == ["0002"]
     assert [path.name for path in done.best[0].iterdir()] == ["found.json"]
-    assert len(list((done.folder / "trials").glob("*/artifacts"))) == 1
+    assert [path.name for path in (done.folder / "trials").iterdir()] == ["0002"]
     figures = {Path(file.path).name for file in client.list_artifacts(parent.run_id, "figures")}
     assert figures == {"parallel-coordinates.png", "importance.png"}
     table = pl.read_parquet(done.folder / "trials.parquet")
@@ -298,10 +298,10 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen) -> Any:  # noqa
 def test_more_than_a_node_has_is_refused() -> None:
     machine = machine_of("h100-80gb:8", 10**12, cores=64)
     four = Budget(resources=Resources(num_cpus=1.0, num_gpus=0.25))
-    assert _at_once(four, machine) == 32
+    assert _at_once(four, machine, 64.0) == 32
     for resources, says in (
         (Resources(num_gpus=9.0), "9, and there are 8 GPUs"),
         (Resources(num_cpus=65.0), "65, and there are 64 cores"),
     ):
         with pytest.raises(ConfigError, match=says):
-            _at_once(Budget(resources=resources), machine)
+            _at_once(Budget(resources=resources), machine, 64.0)

@@ -1,6 +1,8 @@
 """Every file under `sweeps/` is what its job can read."""
 
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +13,21 @@ from trimtab.sae.config import TrainConfig
 from trimtab.stream.config import TWIN, DiagnoseConfig, MeasureConfig
 from trimtab.stream.nursery import VARIANTS
 from trimtab.stream.planning import PUBLISHED, plan_models
+from trimtab.stream.steer_facts import Facts as SteerFacts
+from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.train_config import SaeJob
-from trimtab.sweep.space import check_objective, checked_trials, known_points
+from trimtab.sweep.space import (
+    NUM_SAMPLES,
+    check_objective,
+    checked_trials,
+    known_points,
+    trial_record,
+)
 from trimtab.sweep.spec import SweepConfig
+from trimtab.sweep.studies import steer
+from trimtab.sweep.studies.align import Facts as AlignFacts
 from trimtab.sweep.studies.sae import Facts, dimensions
-from trimtab.sweep.study import study_named
+from trimtab.sweep.study import STUDIES, study_named
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 FILES = sorted(SWEEPS.rglob("*.yaml"))
@@ -25,6 +37,8 @@ OF_SWEEPS = [path for path in FILES if read_yaml(path)["job"] == "sweep"]
 
 def test_there_are_files() -> None:
     assert len(FILES) > 0
+    studies = {load_job(path, SweepConfig).study for path in OF_SWEEPS}
+    assert studies == set(STUDIES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SWEEPS)))
@@ -68,20 +82,44 @@ def test_the_twins_are_the_23_held_and_read_as_the_originals_will_be() -> None:
         assert (model.dtype, model.num_gpus) == ("auto", None)
 
 
+def facts_of(study: str, trial: Any, out: Path) -> Any:  # noqa: ANN401
+    """What `survey` finds where the data, prompts and coders of a file are there."""
+    machine = machine_of("h100-80gb:8", 10**12)
+    if study == "steer":
+        return SteerFacts(weights_of(trial, out), None, machine)
+    if study == "align":
+        return AlignFacts(1000, *dimensions(trial.model), trial.train.coder.width, machine)
+    return Facts(1000, *dimensions(trial.model), machine)
+
+
 @pytest.mark.parametrize("path", OF_SWEEPS, ids=lambda path: str(path.relative_to(SWEEPS)))
-def test_every_trial_of_a_sweep_is_one_that_its_study_can_run(path: Path) -> None:
+def test_every_trial_of_a_sweep_is_one_that_its_study_can_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a sweep's file is checked without the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(steer, "folders_of", lambda *_: {})  # coders that are trained beforehand
     config = load_job(path, SweepConfig)
     study = study_named(config.study)
     check_objective(config, study)
-    if config.study != "sae":
-        return  # the studies' own tests know their facts
-    base = SaeJob.model_validate(config.base)
-    facts = Facts(1000, *dimensions(base), machine_of("h100-80gb:8", 10**12))
+    facts = facts_of(config.study, trial_record(study.kind, config.base, {}), tmp_path)
     trials = checked_trials(config, study, facts)
-    assert len(trials) == len(known_points(config) or range(20))
-    for trial in trials:
-        assert trial.layers != "all"
-        assert trial.extract.layers == "all" or set(trial.layers) <= set(trial.extract.layers)
+    assert len(trials) == len(known_points(config) or range(NUM_SAMPLES))
+
+
+def test_the_layers_of_an_autoencoders_sweep_are_extracted() -> None:
+    found = 0
+    for path in OF_SWEEPS:
+        config = load_job(path, SweepConfig)
+        if config.study == "sae":
+            for point in known_points(config) or ():
+                trial = trial_record(SaeJob, config.base, point)
+                assert trial.layers != "all"
+                assert trial.extract.layers == "all" or {*trial.layers} <= {*trial.extract.layers}
+                found += 1
+    assert found > 0
 
 
 def test_the_studys_sweep_is_its_own_recipe_at_each_layer() -> None:

@@ -155,7 +155,9 @@ def _table(config: "SweepConfig", found: "Outcome") -> Any:  # noqa: ANN401 (ric
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
     table.add_column("Trial")
     for name in settings:
-        table.add_column(name.removeprefix(POINT).rpartition(".")[2], justify="right")
+        widest = max(len(_cell(row[name])) for row in rows)  # a header is folded, a value is not
+        header = name.removeprefix(POINT).rpartition(".")[2]
+        table.add_column(header, justify="right", min_width=widest, overflow="fold")
     for name in (config.objective.metric, *scores):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Ended", no_wrap=True)

@@ -161,7 +161,8 @@ def _varied(rows: Sequence[Row], prefix: str) -> list[str]:
 def _scale(values: Sequence[Any]) -> _Scale:
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         return _named_scale(values)
-    low, high = min(values), max(values)
+    numbers = [float(v) for v in values]
+    low, high = min(numbers), max(numbers)
     logarithmic = low > 0 and high / low >= _LOG_SPAN
     ends = np.log([low, high]) if logarithmic else np.array([low, high], dtype=float)
     span = float(ends[1] - ends[0]) or 1.0
@@ -169,13 +170,13 @@ def _scale(values: Sequence[Any]) -> _Scale:
     def place(value: float) -> float:
         return float(((math.log(value) if logarithmic else value) - ends[0]) / span)
 
-    distinct = sorted(set(values))
+    distinct = sorted(set(numbers))
     if len(distinct) <= _MOST_TICKS:
         shown = distinct
     else:
         even = np.linspace(ends[0], ends[1], 4)
         shown = [float(x) for x in (np.exp(even) if logarithmic else even)]
-    return _Scale([place(v) for v in values], [(place(v), _said(v)) for v in shown])
+    return _Scale([place(v) for v in numbers], [(place(v), _said(v)) for v in shown])
 
 
 def _named_scale(values: Sequence[Any]) -> _Scale:
@@ -188,7 +189,7 @@ def _named_scale(values: Sequence[Any]) -> _Scale:
 
 
 def _said(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+    return f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
 
 
 def _wrapped(label: str) -> str:

@@ -69,7 +69,7 @@ def plan_sweep(config: SweepConfig, out: Path) -> SweepPlan:
     trials = checked_trials(config, study, facts)
     estimates = [study.estimate(trial, facts) for trial in trials]
     with known_machine() as machine:
-        possible = _at_once(config.budget, machine)
+        possible = _at_once(config.budget, machine, _cores(machine))
     num_trials = config.budget.num_trials or len(points or ())
     concurrency = max(1, min(num_trials, possible, config.budget.concurrency or possible))
     largest = max(estimate.memory for estimate in estimates)
@@ -91,8 +91,17 @@ def plan_sweep(config: SweepConfig, out: Path) -> SweepPlan:
     )
 
 
-def _at_once(budget: Budget, machine: Machine) -> int:
-    """Trials that the machine has room for at once.
+def _cores(machine: Machine) -> float:
+    """Of the whole cluster, where one is up; 0 where that is unknown."""
+    return ray.cluster_resources().get("CPU", 0.0) if ray.is_initialized() else machine.cores or 0.0
+
+
+def _at_once(budget: Budget, machine: Machine, cores: float) -> int:
+    """Trials that there is room for at once.
+
+    Args:
+        machine: its nodes and GPUs.
+        cores: of all nodes; 0 where that is unknown.
 
     Raises:
         ConfigError: not for one.
@@ -109,7 +118,6 @@ def _at_once(budget: Budget, machine: Machine) -> int:
             f"`budget.resources.num_cpus` must be at most what one node has, but is "
             f"{wanted.num_cpus:g}, and there are {machine.cores} cores. Ask for fewer."
         )
-    cores = ray.cluster_resources().get("CPU", 0.0) if ray.is_initialized() else machine.cores
     rooms = [cores / wanted.num_cpus] if cores else []
     if wanted.num_gpus:
         rooms.append(_shares(wanted.num_gpus) * machine.num_gpus)

@@ -157,6 +157,13 @@ class _Driver:
         rows = table(list(self.journal.stories.values()), self.config.objective)
         return finished(rows)[: self.config.keep]
 
+    def clear(self) -> None:
+        """Drops the folders of trials that have ended and are not among the best."""
+        kept = {row[TRIAL] for row in self.best()}
+        for name, story in self.journal.stories.items():
+            if story.ending and name not in kept:
+                shutil.rmtree(trial_folder(self.folder, name), ignore_errors=True)
+
     def _heard(self, name: str, report: Report) -> bool:
         last = self.journal.stories[name].reports
         if not last or report.share > last[-1].share:
@@ -168,12 +175,7 @@ class _Driver:
         story = self.journal.stories[name]
         self._searcher.tell(story)
         self.board.ended(story)
-        folder = trial_folder(self.folder, name)
-        shutil.rmtree(folder / "states", ignore_errors=True)
-        kept = {row[TRIAL] for row in self.best()}
-        for other in self.journal.stories:
-            if other not in kept and self.journal.stories[other].ending:
-                shutil.rmtree(trial_folder(self.folder, other) / ARTIFACTS, ignore_errors=True)
+        self.clear()
         self._count()
 
     def _count(self) -> None:
@@ -222,6 +224,7 @@ def _run(
             driver.deadline = time.monotonic() + seconds
         begun = plan.num_trials if in_turns else plan.concurrency
         run_trials(work, budget, scheduler, begun, driver, seconds)
+    driver.clear()  # what a stopped trial still wrote before its process heard of it
     write_json(driver.folder / SUMMARY, {"trials": len(driver.journal.stories)})
 
 

@@ -58,6 +58,7 @@ def scheduler_of(
                 },
                 custom_explore_fn=_Within({path: space[path] for path in live & set(space)}),
                 log_config=False,
+                require_attrs=False,  # a last report may hold no objective
                 metric=OBJECTIVE,
                 mode=objective.mode,
             )

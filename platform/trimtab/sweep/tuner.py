@@ -116,7 +116,7 @@ def run_trials(
                 verbose=0,
                 callbacks=[_Forward()],
                 failure_config=tune.FailureConfig(max_failures=budget.retries),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=4),
             ),
         )
         try:

@@ -92,7 +92,7 @@ class AlignStudy:
     def survey(self, base: AlignTrial, out: Path) -> Facts:
         """See `Study`."""
         table = read(base.data, out).table
-        d_model, num_layers = dimensions(base)  # pyright: ignore[reportArgumentType]: reads `model`
+        d_model, num_layers = dimensions(base.model)
         width = base.train.coder.width if base.train else load_sae(_folder(base)).sae.width
         rows = int((table["split"] == "train").sum())
         with known_machine() as machine:

@@ -19,6 +19,7 @@ from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.models.configs import config_of
 from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
+from trimtab.models.loading import ModelConfig
 from trimtab.models.nursery_fit import NurseryConfig
 from trimtab.models.registry import REGISTRY
 from trimtab.models.twin_shapes import SHAPES
@@ -75,7 +76,7 @@ class SaeStudy:
     def survey(self, base: SaeJob, out: Path) -> Facts:
         """See `Study`."""
         table = read(base.data, out).table
-        d_model, num_layers = dimensions(base)
+        d_model, num_layers = dimensions(base.model)
         with known_machine() as machine:
             return Facts(int((table["split"] == "train").sum()), d_model, num_layers, machine)
 
@@ -197,19 +198,19 @@ class SaeRunning:
         )
 
 
-def dimensions(base: SaeJob) -> tuple[int, int]:
+def dimensions(model: ModelConfig) -> tuple[int, int]:
     """Width of the residual stream and number of blocks; no weight is read, nothing is made.
 
     Raises:
         ModelError: there is no such model.
     """
-    name = base.model.id
+    name = model.id
     if name.startswith(NURSERY):
         nursery = NurseryConfig()
         return nursery.d_model, nursery.num_layers
     if name.startswith(TWIN) and (known := REGISTRY.get(name.removeprefix(TWIN))):
         return SHAPES[known.family].d_model, SHAPES[known.family].num_layers
-    text = config_of(base.model).get_text_config()
+    text = config_of(model).get_text_config()
     return text.hidden_size, text.num_hidden_layers
 
 
