@@ -166,7 +166,7 @@ def _scale(values: Sequence[Any]) -> _Scale:
     ends = np.log([low, high]) if logarithmic else np.array([low, high], dtype=float)
     span = float(ends[1] - ends[0]) or 1.0
 
-    def place(value: float) -> float:
+    def place(value: int | float) -> float:
         return float(((math.log(value) if logarithmic else value) - ends[0]) / span)
 
     distinct = sorted(set(values))
@@ -187,7 +187,7 @@ def _named_scale(values: Sequence[Any]) -> _Scale:
     )
 
 
-def _said(value: float) -> str:
+def _said(value: int | float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
