@@ -318,7 +318,7 @@ def overhead(size: Size, kind: Kind, rounds: int) -> dict[str, Any]:
         def run() -> None:
             with steer(model, edited, Materials({"coder": Coder(sae)})):
                 found = model(input_ids=tokens, use_cache=True)
-                for _ in range(64):
+                for _ in range(size.new_tokens):
                     found = model(
                         input_ids=tokens, past_key_values=found.past_key_values, use_cache=True
                     )
@@ -334,6 +334,7 @@ def overhead(size: Size, kind: Kind, rounds: int) -> dict[str, Any]:
     step = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
     return {
         **timed(seconds),
+        "steps": 1 + size.new_tokens,
         "overhead": median["blend"] / median["plain"] - 1,
         "share_of_bytes": read / step,
     }
@@ -382,7 +383,7 @@ def report(found: dict[str, Any]) -> Iterator[str]:
     for kind, one in found.get("overhead", {}).items():
         seconds = one["seconds"]
         yield (
-            f"| blend of a {kind} coder on 65 steps of 32 rows | {seconds['blend']:.2f} s | "
+            f"| blend of a {kind} coder on {one['steps']} steps of 32 rows | {seconds['blend']:.2f} s | "
             f"{seconds['plain']:.2f} s without | + {one['overhead']:.1%} | "
             f"{one['share_of_bytes']:.1%} of a step's bytes |"
         )

@@ -130,7 +130,7 @@ def test_an_endpoint_that_dies_is_asked_for_the_rest_and_counted(
         (("--sae", "{coder}", "--alpha", "0"), "differ from each other and from 0"),
         (("--sae", "{coder}", "--layer", "2"), "was trained at layer 1"),
         (("--sae", "{wide}"), "is of d_model=40"),
-        (("--sae", "{rules}"), "no autoencoder"),
+        (("--sae", "{rules}"), "An autoencoder is a folder"),
         (("--prompts", "nowhere.jsonl"), "cannot be read"),
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),

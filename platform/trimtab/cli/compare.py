@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _FEWEST_DIGITS = 6
 """Of a run's id, to mean it by its beginning."""
+_WHOLE_NAME = 16
+"""Characters of a run's name that stay on one line."""
 _AXES = ("layer", "alpha", "edit", "coder")
 
 
@@ -109,7 +111,8 @@ def runs_table(seen: "Sequence[Seen]", metric: "Sequence[str]") -> Table:
 
     shown, axes = columns(seen, metric), differing(seen, _AXES)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column("Run", overflow="fold")
+    longest = max((len(run.name) for run in seen), default=0)
+    table.add_column("Run", overflow="fold", min_width=min(longest, _WHOLE_NAME))
     for axis in axes:
         table.add_column(axis, justify="right")
     for column in shown:
