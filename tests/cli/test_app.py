@@ -31,7 +31,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[DiagnoseConfig]:
 def test_every_command_has_help(run: Callable) -> None:
     for command in (
         *("demo", "prepare", "extract", "diagnose", "models", "doctor"),
-        *("plan", "twins", "quantize", "train"),
+        *("plan", "twins", "quantize", "train", "locate", "align"),
+        *("evaluate", "sweep", "compare"),
     ):
         assert command in run("--help").out
         assert len(run(command, "--help").out) > 400

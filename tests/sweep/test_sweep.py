@@ -204,6 +204,7 @@ def test_optuna_chooses_points_to_the_end(
 
 
 @pytest.mark.ray
+@pytest.mark.proof
 def test_population_based_training_goes_on_from_the_better_ones(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:
@@ -240,6 +241,7 @@ sweep(config, plan_sweep(config, config.out))
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.proof
 def test_killed_with_its_machine_it_goes_on_where_it_was(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:
@@ -295,6 +297,7 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen) -> Any:  # noqa
     raise AssertionError("it never came to that")
 
 
+@pytest.mark.proof
 def test_more_than_a_node_has_is_refused() -> None:
     machine = machine_of("h100-80gb:8", 10**12, cores=64)
     four = Budget(resources=Resources(num_cpus=1.0, num_gpus=0.25))
