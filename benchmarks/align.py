@@ -28,7 +28,7 @@ from trimtab.edits.align_config import AlignConfig, Weights
 from trimtab.locate.config import LatentConfig
 from trimtab.locate.folds import Data
 from trimtab.locate.latents import locate
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.sae.coder import CoderConfig, Sae
 from trimtab.sae.config import TrainConfig
 from trimtab.sae.rows import stored_rows

@@ -48,8 +48,9 @@ from transformers import (
 from trimtab.models.allocator import keep_freed_memory
 from trimtab.models.batching import plan_batches
 from trimtab.models.blocks import Decoder, find_decoder
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import ModelConfig, describe, load
+from trimtab.models.loading import describe, load
 from trimtab.scenarios.prompts import prompts as prompts_of
 from trimtab.store.layout import checksum_path, shard_path
 from trimtab.store.writer import Writer

@@ -36,8 +36,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
+from trimtab.models.card import ModelConfig
 from trimtab.models.held import held_bytes
-from trimtab.models.loading import ModelConfig, load_weights
+from trimtab.models.loading import load_weights
 from trimtab.models.quantize import save_quantized
 
 SAMPLE_SECONDS = 0.005

@@ -45,8 +45,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from trimtab.models.batching import plan_batches
 from trimtab.models.blocks import BlockSource, Decoder, Start, find_decoder
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import ModelConfig, load
+from trimtab.models.loading import load
 from trimtab.models.shards import checkpoint_files, read_headers
 from trimtab.models.skeleton import build_skeleton
 from trimtab.models.streamed import open_streamed

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from trimtab.core.errors import ModelError
 from trimtab.models.blocks import find_decoder
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Request
-from trimtab.models.loading import ModelConfig
 from trimtab.models.packed import packings
 from trimtab.models.streamed import open_streamed
 

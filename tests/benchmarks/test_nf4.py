@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from trimtab.core.config import load_job
-from trimtab.models.loading import ModelCard
+from trimtab.models.card import ModelCard
 from trimtab.stream.config import DiagnoseConfig
 from trimtab.stream.diagnosis import Diagnosis
 from trimtab.stream.measures import LayerResult

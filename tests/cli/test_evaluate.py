@@ -12,7 +12,8 @@ from armed_toys import make_sae
 from chat_server import chat_server, fail, say
 
 from trimtab.core.names import NAMES
-from trimtab.models.loading import ModelConfig, describe
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import describe
 from trimtab.sae.about import About
 from trimtab.sae.folder import save_sae
 from trimtab.stream import answers as stream_answers

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.models.loading import ModelConfig, describe
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import describe
 from trimtab.sae.about import About
 from trimtab.sae.coder import CoderConfig, Sae
 from trimtab.sae.folder import save_sae

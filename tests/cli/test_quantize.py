@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from fourbit_toys import save_bf16, save_mxfp4
 
-from trimtab.models.loading import ModelConfig, describe, load
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import describe, load
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
 from trimtab.edits.change import LATENTS_AT_ONCE, reconstruction
 from trimtab.edits.steering import blend, delta, direct, steer
 from trimtab.models.blocks import locate_decoder
-from trimtab.models.loading import ModelConfig, load
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import load
 from trimtab.sae.coder import Sae
 
 TOKENS = torch.randint(3, 64, (6, 9), generator=torch.Generator().manual_seed(1))

@@ -20,8 +20,9 @@ from toys import TOYS, VOCABULARY
 from transformers import AutoModelForCausalLM, Mxfp4Config, PreTrainedModel
 
 from trimtab.core.errors import ConfigError, ModelError
+from trimtab.models.card import ModelConfig
 from trimtab.models.fourbit import fused_experts
-from trimtab.models.loading import ModelConfig, describe, load, load_weights
+from trimtab.models.loading import describe, load, load_weights
 from trimtab.models.packed import Packing, packings
 from trimtab.models.quantize import save_quantized
 from trimtab.models.routed import ROUTED

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from trimtab.core.errors import ModelError
+from trimtab.models.card import ModelConfig
 from trimtab.models.held import Held, check_quantised, held_bytes
-from trimtab.models.loading import ModelConfig, load_weights
+from trimtab.models.loading import load_weights
 
 
 def nf4(folder: Path, name: str) -> PreTrainedModel:

@@ -11,9 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from trimtab.core.errors import DataError, ModelError
 from trimtab.models.blocks import find_decoder
+from trimtab.models.card import ModelConfig
 from trimtab.models.checkpoint import fingerprint
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import ModelConfig, describe, load
+from trimtab.models.loading import describe, load
 from trimtab.models.registry import REGISTRY
 from trimtab.models.tokens import adds_bos, tokenise
 

@@ -12,8 +12,8 @@ from transformers import (
 )
 
 from trimtab.core.errors import ModelError
+from trimtab.models.card import ModelConfig
 from trimtab.models.configs import config_of
-from trimtab.models.loading import ModelConfig
 from trimtab.models.registry import REGISTRY
 from trimtab.models.shapes import config, known_config
 

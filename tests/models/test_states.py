@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from trimtab.core.errors import ConfigError, OutputError
 from trimtab.models.blocks import BlockSource, Start, find_decoder
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Extraction, Prompt, Request
 from trimtab.models.journal import Resume
-from trimtab.models.loading import ModelConfig
 from trimtab.models.states import Keep, StateFiles, States, free_memory, where
 from trimtab.models.streamed import open_streamed
 

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, Mxfp4Config, PreTrainedModel
 
 from trimtab.core.errors import ModelError
 from trimtab.models.blocks import BlockSource, Start, find_decoder
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import ModelConfig
 from trimtab.models.shards import Reader, checkpoint_files, read_headers
 from trimtab.models.streamed import THREAD, StreamedDecoder, open_streamed
 

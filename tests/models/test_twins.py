@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from trimtab.core.errors import DataError, ModelError, OutputError
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import LoadedModel, ModelConfig, describe, load
+from trimtab.models.loading import LoadedModel, describe, load
 from trimtab.models.mxfp4 import unpack
 from trimtab.models.registry import REGISTRY
 from trimtab.models.tokens import adds_bos

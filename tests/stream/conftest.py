@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from toys import save_toy
 
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.scenarios.subset import SubsetConfig
 from trimtab.stream.config import DataConfig, DiagnoseConfig, ExtractConfig, MeasureConfig
 from trimtab.stream.diagnose import Outcome, diagnose

@@ -15,7 +15,8 @@ from trimtab.core.names import NAMES
 from trimtab.core.poles import POLES
 from trimtab.edits.align_config import AlignConfig
 from trimtab.locate.config import LatentConfig
-from trimtab.models.loading import ModelConfig, describe
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import describe
 from trimtab.sae.about import About
 from trimtab.sae.coder import CoderConfig, Sae
 from trimtab.sae.folder import load_sae, save_sae

@@ -11,8 +11,9 @@ from trimtab.evaluation.answer_store import AnswerStore
 from trimtab.evaluation.answers import Speaker, answer_all, ask, described
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.evaluation.prompts import Question
+from trimtab.models.card import ModelConfig
 from trimtab.models.hardware import Machine, machine_of
-from trimtab.models.loading import ModelConfig, describe, load
+from trimtab.models.loading import describe, load
 from trimtab.stream.answers import AnswerConfig, answer_stream, placement_for
 from trimtab.stream.config import WorkerConfig
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trimtab.core.errors import ActivationError, ConfigError, DataError, StoreError
 from trimtab.core.names import NAMES
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.scenarios.labels import labels
 from trimtab.scenarios.prompts import prompts
 from trimtab.store.layout import shard_path

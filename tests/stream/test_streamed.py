@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 
 from trimtab.core.errors import ConfigError, ModelError
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Prompt
 from trimtab.models.hardware import Machine
-from trimtab.models.loading import ModelConfig
 from trimtab.models.plan import ModelPlan
 from trimtab.store.layout import shard_path
 from trimtab.store.reader import open_store

@@ -17,7 +17,7 @@ from toys import save_toy
 from trimtab.core.config import build
 from trimtab.core.errors import CoderError, ConfigError, StoreError, TrainingError
 from trimtab.core.names import NAMES
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.sae.coder import CoderConfig, Sae
 from trimtab.sae.config import TrainConfig
 from trimtab.sae.evaluate import quality

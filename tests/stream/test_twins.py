@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from trimtab.core.errors import ModelError
-from trimtab.models.loading import ModelConfig, describe
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import describe
 from trimtab.stream import twins
 from trimtab.stream.config import ExtractConfig, MeasureConfig
 from trimtab.stream.diagnose import diagnose

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from trimtab.core.config import load_job
 from trimtab.core.names import NAMES
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.sweep.spec import SweepConfig
 from trimtab.sweep.studies.align import STUDY, AlignTrial
 from trimtab.sweep.study import Study, study_named

@@ -204,7 +204,6 @@ def test_optuna_chooses_points_to_the_end(
 
 
 @pytest.mark.ray
-@pytest.mark.proof
 def test_population_based_training_goes_on_from_the_better_ones(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:
@@ -226,7 +225,32 @@ def test_population_based_training_goes_on_from_the_better_ones(
     assert all(row["sae/mse"] < 0.9 for row in outcome.rows)
 
 
-KILLED = """
+@pytest.mark.ray
+def test_what_the_time_limit_stopped_goes_on_with_another(
+    local_ray: None, tmp_path: Path, tracking_uri: str
+) -> None:
+    config = config_of(
+        tmp_path,
+        tracking_uri,
+        base={"steps": 6, "seconds": 0.5, "log": str(tmp_path / "log")},
+        space={"x": {"grid": [0, 1, 2]}},
+        budget={"searcher": "grid", "concurrency": 1, "save_seconds": 0, "hours": 0.5 / 3600},
+    )
+    short = run(config)
+    assert {row["ending"] for row in short.rows} == {"killed"}
+    assert runs_of(short)[0].metrics["sweep/killed"] == len(short.rows) == 1
+    assert run(config).reused
+    longer = run(
+        config.model_copy(update={"budget": config.budget.model_copy(update={"hours": 1})})
+    )
+    assert [row["ending"] for row in longer.rows] == ["finished"] * 3
+    assert max(Counter(steps_of(tmp_path / "log")["0"]).values()) <= 2
+    parent, children = runs_of(longer)
+    assert (parent.metrics["sweep/killed"], parent.metrics["sweep/finished"]) == (0, 3)
+    assert {child.status for child in children.values()} == {"FINISHED"}
+
+
+INTERRUPTED = """
 import sys
 from pathlib import Path
 from trimtab.core.config import build, read_yaml
@@ -241,9 +265,9 @@ sweep(config, plan_sweep(config, config.out))
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.proof
-def test_killed_with_its_machine_it_goes_on_where_it_was(
-    local_ray: None, tmp_path: Path, tracking_uri: str
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupted_it_goes_on_where_it_was(
+    how: signal.Signals, local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:
     log = tmp_path / "log"
     config = config_of(
@@ -255,7 +279,7 @@ def test_killed_with_its_machine_it_goes_on_where_it_was(
     said = tmp_path / "config.yaml"
     said.write_text(config.model_dump_json())
     first = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(said)],
+        [sys.executable, "-c", INTERRUPTED, str(said)],
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.DEVNULL,
@@ -264,8 +288,8 @@ def test_killed_with_its_machine_it_goes_on_where_it_was(
     (journal,) = wait_for(lambda: list(tmp_path.glob("sweeps/*/journal.jsonl")), first)
     wait_for(lambda: journal.read_text().count('"ending"') >= 1, first)
     wait_for(lambda: len(log.read_text().splitlines()) >= 18, first)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    os.killpg(first.pid, how)
+    assert first.wait(timeout=60) != 0
     time.sleep(1.0)  # its Ray goes down
     before = steps_of(log)
 
@@ -277,7 +301,7 @@ def test_killed_with_its_machine_it_goes_on_where_it_was(
     for x, steps in after.items():
         assert sorted(set(steps)) == list(range(8))
         again = [step for step, count in Counter(steps).items() if count > 1]
-        assert len(again) <= 1  # at most the step that it was killed in
+        assert len(again) <= 1  # at most the step that it was interrupted in
         assert len(before.get(x, [])) < 8 or not again  # and none of a finished trial
     client = MlflowClient(tracking_uri=outcome.tracking_uri)
     parent, children = runs_of(outcome)
@@ -297,7 +321,6 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen) -> Any:  # noqa
     raise AssertionError("it never came to that")
 
 
-@pytest.mark.proof
 def test_more_than_a_node_has_is_refused() -> None:
     machine = machine_of("h100-80gb:8", 10**12, cores=64)
     four = Budget(resources=Resources(num_cpus=1.0, num_gpus=0.25))

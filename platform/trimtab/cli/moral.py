@@ -28,9 +28,8 @@ from trimtab.cli.train import Devices
 
 if TYPE_CHECKING:
     from trimtab.report.tables import Cell
-    from trimtab.stream.align import CoderAligned
-    from trimtab.stream.locate import LatentsFound
     from trimtab.stream.moral_config import AlignJob, LocateJob
+    from trimtab.stream.moral_run import MoralResult
 
 Coder = Annotated[
     Path,
@@ -277,7 +276,7 @@ def _cell(value: "Cell") -> str:
     return f"{value:z.4f}" if isinstance(value, float) else _DASH
 
 
-def _document(found: "LatentsFound | CoderAligned") -> dict[str, object]:
+def _document(found: "MoralResult") -> dict[str, object]:
     return found.result | {
         "model": found.card.label,
         "folder": str(found.folder),
@@ -288,7 +287,7 @@ def _document(found: "LatentsFound | CoderAligned") -> dict[str, object]:
     }
 
 
-def _files(found: "LatentsFound | CoderAligned") -> None:
+def _files(found: "MoralResult") -> None:
     from trimtab.cli import show
 
     if found.reused:

@@ -72,7 +72,7 @@ def plan(
 
     Exit code 2 if a model fits in no way.
     """
-    from trimtab.models.loading import ModelConfig
+    from trimtab.models.card import ModelConfig
     from trimtab.models.registry import REGISTRY
     from trimtab.stream.planning import PUBLISHED, plan_models
 

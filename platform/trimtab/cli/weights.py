@@ -27,7 +27,7 @@ def quantize(
     bits already and is used as it is.
     """
     from trimtab.core.config import build
-    from trimtab.models.loading import ModelConfig
+    from trimtab.models.card import ModelConfig
     from trimtab.models.quantize import save_quantized
 
     tree = {"id": model, "revision": revision, "device": device}

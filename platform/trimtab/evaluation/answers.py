@@ -27,7 +27,8 @@ from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.generate import Finish, Row, Said, generate
 from trimtab.evaluation.prompts import Question
-from trimtab.models.loading import LoadedModel, ModelCard
+from trimtab.models.card import ModelCard
+from trimtab.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from transformers import PretrainedConfig
 
-from trimtab.models.loading import ModelConfig, read_config
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import read_config
 from trimtab.models.registry import REGISTRY
 from trimtab.models.shapes import known_config
 

@@ -11,7 +11,7 @@ checkpoint reads the same way.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
@@ -43,12 +43,8 @@ from trimtab.models.fourbit_ops import (
 from trimtab.models.mxfp4 import BLOCKS, SCALES
 from trimtab.models.nf4 import Nf4Linear
 from trimtab.models.packed import attach, packings
+from trimtab.models.precision import MXFP4, NF4
 from trimtab.models.routed import ROUTED
-
-NF4: Final = "trimtab_nf4"
-"""Our NF4 among transformers' quantisation methods."""
-MXFP4: Final = "trimtab_mxfp4"
-"""Our MXFP4 among them."""
 
 
 class Nf4Config(QuantizationConfigMixin):

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import torch
-from bitsandbytes.nn.modules import Int8Params, Params4bit
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
@@ -141,12 +140,11 @@ def _part(name: str, module: nn.Module, parameter: Tensor) -> _Part:
         tensors = [parameter, *packing.buffers()]
         return _Part(name, packing.precision, packing.shape.numel(), tensors)
     state: Any = getattr(parameter, "quant_state", None)
-    if isinstance(parameter, Params4bit) and state is not None:
+    if state is not None:  # bitsandbytes' 4 bits
         nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
         tensors = [parameter, state.absmax, state.code, *nested]
         return _Part(name, state.quant_type, state.shape.numel(), tensors)
-    precision = "int8" if isinstance(parameter, Int8Params) else _dtype(parameter)
-    return _Part(name, precision, parameter.numel(), [parameter])
+    return _Part(name, _dtype(parameter), parameter.numel(), [parameter])
 
 
 def _kernel_parts(name: str, module: nn.Module) -> Iterator[_Part]:

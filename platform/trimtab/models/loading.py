@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -24,9 +24,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from trimtab.core.config import Config
 from trimtab.core.errors import ModelError, TrimtabError
 from trimtab.models.blocks import Decoder, find_decoder
+from trimtab.models.card import PLAIN, ModelCard, ModelConfig
 from trimtab.models.checkpoint import fingerprint, missing_expert
 from trimtab.models.held import Held, check_quantised, held_bytes
 from trimtab.models.precision import (
@@ -35,84 +35,13 @@ from trimtab.models.precision import (
     published_precision,
     resolve_precision,
 )
-from trimtab.models.registry import REGISTRY, Group
+from trimtab.models.registry import REGISTRY
 from trimtab.models.tokens import tokenizer_hash
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in PLAIN}
 _UNFIT = ("automatic conversion of the weights", "ignore_mismatched_sizes", "loading state_dict")
-
-
-class ModelConfig(Config):
-    """Which model, and how it is held."""
-
-    id: str
-    """Hugging Face id or a folder in Hugging Face layout."""
-    revision: str | None = None
-    """Commit, branch or tag on the hub; the default is the main branch, recorded as a commit."""
-    name: str | None = None
-    """What runs and figures call it; the default is the last part of the id."""
-    group: Group | None = None
-    """base, instruct or guard; the default is what the registry says, else `other`."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What it computes in. `auto` is what the checkpoint was published in."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` is the GPUs that this process sees, else the CPU."""
-    precision: Literal["published", "nf4"] = "published"
-    """How weights are held: as published (bfloat16, MXFP4, ...), or linear layers and experts in
-    NF4 (bitsandbytes, blocks of 64, double quantisation), which is not exact."""
-    source: Literal["auto", "resident", "streamed"] = "auto"
-    """Where blocks come from: all held in memory, or read from the checkpoint one at a time (same
-    bits, any size). `auto` is what the plan picks."""
-    num_gpus: float | None = None
-    """GPUs that one replica gets; a fraction packs several small models on one. The default is
-    what the plan says."""
-
-    @property
-    def label(self) -> str:
-        """What runs and figures call it."""
-        return self.name or self.id.rstrip("/").rsplit("/", 1)[-1]
-
-
-class ModelCard(NamedTuple):
-    """What is known of a model without reading its weights."""
-
-    label: str
-    """What runs and figures call it."""
-    id: str
-    """As it was asked for."""
-    revision: str
-    """The hub's commit, or the fingerprint of a folder."""
-    architecture: str
-    """`model_type` of its configuration."""
-    group: str
-    """base, instruct, guard or other."""
-    family: str
-    """Models to be compared with each other; the architecture where the registry says nothing."""
-    num_layers: int
-    """Decoder blocks."""
-    d_model: int
-    """Width of the residual stream."""
-    parameters: int
-    """Counted on the meta device."""
-    dtype: str
-    """What it will compute in."""
-    tokenizer_hash: str
-    """Content hash of the tokenizer."""
-    precision: str = ""
-    """What its weights are held in: a dtype, nf4, mxfp4, ...; empty in records that are older."""
-
-    @property
-    def identity(self) -> dict[str, str | int]:
-        """What makes two models' activations the same, as far as the model goes."""
-        plain: dict[str, str | int] = {
-            "revision": self.revision,
-            "tokenizer": self.tokenizer_hash,
-            "dtype": self.dtype,
-        }
-        quantised = self.precision and self.precision not in DTYPES
-        return plain | {"precision": self.precision} if quantised else plain
 
 
 class LoadedModel(NamedTuple):

@@ -13,12 +13,16 @@ import torch
 from transformers import PretrainedConfig
 from transformers.integrations.hub_kernels import get_kernel
 from transformers.utils.import_utils import is_kernels_available, is_triton_available
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from trimtab.core.errors import ConfigError
-from trimtab.models.fourbit import MXFP4, NF4, Nf4Config
 
 log = logging.getLogger(__name__)
 
+NF4: Final = "trimtab_nf4"
+"""Our NF4 among transformers' quantisation methods."""
+MXFP4: Final = "trimtab_mxfp4"
+"""Our MXFP4 among them."""
 OURS: Final = {NF4: "nf4", MXFP4: "mxfp4"}
 FOUR_BIT: Final = ("nf4", "fp4", "mxfp4")
 """Precisions that `check_quantised` is for."""
@@ -31,7 +35,7 @@ class Loading(NamedTuple):
 
     config: PretrainedConfig
     """The model's, with the quantisation that is to read it."""
-    quantization_config: Nf4Config | None
+    quantization_config: QuantizationConfigMixin | None
     """What to quantise to while loading."""
     precision: str
     """What the weights will be in: a dtype, nf4, mxfp4, ..."""
@@ -80,7 +84,7 @@ def plan_loading(
     precision = resolve_precision(config, asked, dtype, model)
     quantisation = _quantisation(config)
     if quantisation is None:
-        return Loading(config, Nf4Config() if precision == "nf4" else None, precision, [])
+        return Loading(config, _nf4() if precision == "nf4" else None, precision, [])
     config = deepcopy(config)
     skipped = quantisation.get("llm_int8_skip_modules", quantisation.get("skip_modules"))
     if precision in ("nf4", "fp4"):
@@ -88,6 +92,13 @@ def plan_loading(
     elif precision == "mxfp4" and not _kernels_run(device):
         _replace(config, {"quant_method": MXFP4})
     return Loading(config, None, precision, list(skipped or ()))
+
+
+def _nf4() -> QuantizationConfigMixin:
+    """Imported here: bitsandbytes takes 2 s in every process, and few models need it."""
+    from trimtab.models.fourbit import Nf4Config
+
+    return Nf4Config()
 
 
 def _quantisation(config: PretrainedConfig) -> dict[str, Any] | None:
@@ -98,6 +109,8 @@ def _quantisation(config: PretrainedConfig) -> dict[str, Any] | None:
 
 
 def _replace(config: Any, quantisation: dict[str, Any]) -> None:  # noqa: ANN401
+    import trimtab.models.fourbit  # noqa: F401 (tells transformers of our quantisers)
+
     for part in (config, config.get_text_config()):
         part.quantization_config = quantisation
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trimtab.core.errors import ConfigError, OutputError
+from trimtab.models.card import ModelConfig
 from trimtab.models.held import Held, held_bytes
-from trimtab.models.loading import DTYPES, ModelConfig, describe, load_weights
+from trimtab.models.loading import DTYPES, describe, load_weights
 
 log = logging.getLogger(__name__)
 

@@ -24,14 +24,8 @@ from torch import Tensor, nn
 
 from trimtab.core.errors import ModelError
 from trimtab.models.blocks import Start, embedding_name
-from trimtab.models.loading import (
-    DTYPES,
-    ModelConfig,
-    device_of,
-    dtype_name,
-    read_config,
-    translated,
-)
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import DTYPES, device_of, dtype_name, read_config, translated
 from trimtab.models.shards import Reader, checkpoint_files, read_headers
 from trimtab.models.skeleton import Skeleton, Weight, build_skeleton
 from trimtab.models.slots import CudaSlots, Landing, Slots, view

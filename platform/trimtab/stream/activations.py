@@ -12,7 +12,7 @@ from trimtab.core.files import writable_folder
 from trimtab.core.hashing import content_hash
 from trimtab.core.progress import Report
 from trimtab.core.rows import Labels
-from trimtab.models.loading import ModelCard, ModelConfig
+from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.scenarios.labels import labels
 from trimtab.store.reader import ActivationStore, open_store
 from trimtab.stream.config import ExtractJob

@@ -13,12 +13,11 @@ reused; what was cut short goes on after its last epoch to the same bits.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
-from trimtab.core.files import writable_folder, write_json
-from trimtab.core.hashing import content_hash
+from trimtab.core.files import write_json
 from trimtab.core.progress import Report
 from trimtab.core.seeds import Seed
 from trimtab.edits.align import Aligned, Alignment, Epoch
@@ -26,17 +25,15 @@ from trimtab.edits.align import align as align_coder
 from trimtab.edits.align_compare import compare
 from trimtab.locate.latents import Located
 from trimtab.locate.latents import locate as locate_latents
-from trimtab.models.loading import ModelCard
 from trimtab.report.latents import draw_aligned
 from trimtab.sae.about import About
 from trimtab.sae.folder import save_sae
-from trimtab.stream.curves import Point, load_curves, save_curves
+from trimtab.stream.curves import Point, save_curves
 from trimtab.stream.latent_tables import latent_table, write
-from trimtab.stream.locate import FIGURES, LATENTS, RESULT, finished, log_of, params_of
-from trimtab.stream.moral import TEST, TRAIN, VALIDATION, Opened, opened
+from trimtab.stream.moral import TEST, TRAIN, VALIDATION, Opened
 from trimtab.stream.moral_config import AlignJob
+from trimtab.stream.moral_run import FIGURES, LATENTS, RESULT, MoralResult, Step, carry_out
 from trimtab.stream.train import CURVES
-from trimtab.track.mlflow import prepare_store, sqlite_uri
 
 ALIGN_VERSION: Final = 1
 """Raised whenever the same configuration begins to give other weights."""
@@ -44,27 +41,13 @@ CODER: Final = "coder"
 STATE: Final = "state.pt"
 
 
-class CoderAligned(NamedTuple):
+class CoderAligned(MoralResult):
     """What an alignment leaves behind."""
 
-    card: ModelCard
-    """The model."""
-    layer: int
-    """The layer that the autoencoder reads."""
-    folder: Path
-    """Tables, figures and the result."""
-    coder: Path
-    """The aligned autoencoder's own folder."""
-    result: dict[str, Any]
-    """`outcome` in words, `metrics` (`align/before/...`, `align/after/...`), rows, epochs."""
-    figures: list[Path]
-    """PNG files."""
-    reused: bool
-    """Whether it had been aligned before."""
-    run_id: str
-    """MLflow's."""
-    tracking_uri: str
-    """The MLflow store."""
+    @property
+    def coder(self) -> Path:
+        """The aligned autoencoder's own folder."""
+        return self.folder / CODER
 
 
 def align(job: AlignJob, report: Report = lambda *_: None) -> CoderAligned:
@@ -77,37 +60,14 @@ def align(job: AlignJob, report: Report = lambda *_: None) -> CoderAligned:
     Raises:
         TrimtabError: something the user can mend.
     """
-    out = writable_folder(job.out).resolve()
-    uri = prepare_store(job.tracking_uri or sqlite_uri(out))
-    found = opened(job, report)
-    settings = [job.align.model_dump(mode="json"), job.seed]
-    identity = content_hash([ALIGN_VERSION, *found.identity, job.extract.pooling, *settings])
-    label = f"{found.found.card.label}-L{found.layer}"
-    folder = writable_folder(out / "aligned" / f"{label}-{identity}")
-    before = finished(folder)
-    result = before or _aligned(found, job, folder, report)
-    figures = sorted((folder / FIGURES).glob("*.png"))
-    log = log_of(folder, uri)
-    if not log.finished:
-        with log:
-            log.begin(found.tags(job), params_of(job), found.dataset)
-            log.follow(load_curves(folder / CURVES))
-            files = [(path, FIGURES) for path in figures]
-            tables = [(folder / name, "tables") for name in (LATENTS, CURVES, RESULT)]
-            log.finish({found.layer: result["metrics"]}, files + tables)
-    if before:
-        report(f"{label}: aligned before, reused", 1, 1)
-    return CoderAligned(
-        card=found.found.card,
-        layer=found.layer,
-        folder=folder,
-        coder=folder / CODER,
-        result=result,
-        figures=figures,
-        reused=before is not None,
-        run_id=log.run_id,
-        tracking_uri=uri,
+    step = Step(
+        name="aligned",
+        version=ALIGN_VERSION,
+        settings=[job.align.model_dump(mode="json"), job.seed],
+        work=lambda found, folder: _aligned(found, job, folder, report),
+        tables=(LATENTS, CURVES, RESULT),
     )
+    return carry_out(CoderAligned, step, job, report)
 
 
 def judged(found: Opened, located: Located, aligned: Aligned, config: AlignJob) -> dict[str, float]:

@@ -32,10 +32,11 @@ from trimtab.evaluation.answers import Batch, Speaker, ask, batches, described
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.evaluation.prompts import Question
 from trimtab.models.allocator import keep_freed_memory
+from trimtab.models.card import ModelConfig
 from trimtab.models.configs import config_of
 from trimtab.models.cost import Work
 from trimtab.models.hardware import Machine
-from trimtab.models.loading import ModelConfig, describe, load
+from trimtab.models.loading import describe, load
 from trimtab.models.plan import ModelPlan, place
 from trimtab.models.weights import weigh
 from trimtab.stream.config import WorkerConfig

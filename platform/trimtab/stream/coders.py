@@ -17,8 +17,9 @@ from trimtab.core.progress import Report
 from trimtab.core.rows import SPLITS
 from trimtab.core.seeds import Seed
 from trimtab.evaluation.recovered import recovered
+from trimtab.models.card import ModelCard
 from trimtab.models.engine import Prompt
-from trimtab.models.loading import ModelCard, load, read_tokenizer
+from trimtab.models.loading import load, read_tokenizer
 from trimtab.models.tokens import tokenise
 from trimtab.sae.about import About, Loaded
 from trimtab.sae.coder import CoderConfig, Sae

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from trimtab.core.config import Config, JobConfig
 from trimtab.core.rows import SPLITS
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.scenarios.prompts import PROMPT
 from trimtab.scenarios.subset import SubsetConfig
 

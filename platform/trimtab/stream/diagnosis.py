@@ -8,7 +8,7 @@ import numpy as np
 
 from trimtab.core.files import write_json
 from trimtab.metrics.peaks import peaks
-from trimtab.models.loading import ModelCard
+from trimtab.models.card import ModelCard
 from trimtab.report import figures as report
 from trimtab.stream.measures import LayerResult
 

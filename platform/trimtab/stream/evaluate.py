@@ -26,7 +26,8 @@ from trimtab.evaluation.evaluate import Plain
 from trimtab.evaluation.evaluate import evaluate as evaluate_answers
 from trimtab.evaluation.judges.build import asking, make_judge, usage_of
 from trimtab.evaluation.prompts import Question
-from trimtab.models.loading import ModelCard, ModelConfig, describe, load
+from trimtab.models.card import ModelCard, ModelConfig
+from trimtab.models.loading import describe, load
 from trimtab.sae.folder import load_sae
 from trimtab.stream.answers import answer_stream
 from trimtab.stream.config import ExtractJob

@@ -15,7 +15,7 @@ from trimtab.core.config import Config
 from trimtab.edits.arms import BASELINE
 from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.stream.answers import AnswerConfig
 from trimtab.stream.steer_config import Prompts, are_sensitive
 from trimtab.stream.train_config import AllRows

@@ -20,8 +20,8 @@ from ray.data import ActorPoolStrategy
 
 from trimtab import __version__
 from trimtab.core.hashing import content_hash
+from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.models.engine import Request
-from trimtab.models.loading import ModelCard, ModelConfig
 from trimtab.models.plan import ModelPlan
 from trimtab.store.writer import Writer
 from trimtab.stream.blocks import Block, Plan, from_batch, to_tables

@@ -16,7 +16,8 @@ from trimtab.core.files import writable_folder
 from trimtab.core.progress import Report
 from trimtab.core.rows import SPLITS
 from trimtab.locate.folds import Data
-from trimtab.models.loading import ModelCard, ModelConfig, describe
+from trimtab.models.card import ModelCard, ModelConfig
+from trimtab.models.loading import describe
 from trimtab.sae.about import About, Loaded
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import load_sae
@@ -29,7 +30,7 @@ from trimtab.stream.activations import Activations, activations
 from trimtab.stream.coders import check_start, device_named, weights_hash
 from trimtab.stream.machine import known_machine
 from trimtab.stream.moral_config import MoralJob
-from trimtab.stream.publish import QUANTISED, git_commit
+from trimtab.stream.publish import git_commit, model_tags
 from trimtab.stream.scenarios import read
 from trimtab.stream.tasks import resolved, task
 
@@ -80,16 +81,7 @@ class Opened(NamedTuple):
     def tags(self, job: MoralJob) -> dict[str, str]:
         """What runs are searched and grouped by."""
         card, coder = self.found.card, self.sae.config
-        twin_of = twins.original(card)
-        return ({"twin_of": twin_of} if twin_of else {}) | {
-            "model": card.id,
-            "family": card.family,
-            "group": card.group,
-            "architecture": card.architecture,
-            "parameters": str(card.parameters),
-            "revision": card.revision,
-            "quantisation": card.precision if card.precision in QUANTISED else "none",
-            "dtype": card.dtype,
+        return model_tags(card, twins.original(card)) | {
             "layers": str(self.layer),
             "kind": coder.kind,
             "width": str(coder.width),

@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from trimtab.edits.align_config import AlignConfig
 from trimtab.locate.config import LatentConfig
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.train_config import AllRows
 

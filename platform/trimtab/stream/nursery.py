@@ -11,7 +11,7 @@ import polars as pl
 
 from trimtab.core.errors import ConfigError
 from trimtab.core.poles import FOUNDATIONS
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.models.nursery import NurseryConfig, NurseryRow, train
 from trimtab.scenarios.corpus import corpus_path
 from trimtab.scenarios.prepare import load

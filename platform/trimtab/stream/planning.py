@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from trimtab.core.errors import ModelError
+from trimtab.models.card import ModelConfig
 from trimtab.models.configs import config_of, local_folder
 from trimtab.models.cost import Work
 from trimtab.models.hardware import Machine
-from trimtab.models.loading import ModelConfig, read_tokenizer
+from trimtab.models.loading import read_tokenizer
 from trimtab.models.plan import ModelPlan, place
 from trimtab.models.weights import Weights, weigh_all
 from trimtab.scenarios.prompts import prompts

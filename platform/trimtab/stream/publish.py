@@ -16,6 +16,7 @@ from trimtab.core.config import Config, flat
 from trimtab.core.files import finished_file, write_json
 from trimtab.core.names import AT_A_GLANCE, BY_LAYER
 from trimtab.core.tracker import Metric, Tracker
+from trimtab.models.card import ModelCard
 from trimtab.report.figures import draw_all
 from trimtab.stream.diagnosis import RESULT, Diagnosis
 
@@ -75,7 +76,18 @@ def metrics(diagnosis: Diagnosis) -> list[Metric]:
 
 def tags(diagnosis: Diagnosis) -> dict[str, str]:
     """What runs are searched and grouped by; `twin_of` marks random weights, never a finding."""
-    card, twin_of = diagnosis.card, diagnosis.provenance.get("twin_of")
+    return model_tags(diagnosis.card, diagnosis.provenance.get("twin_of")) | {
+        "block_source": diagnosis.provenance.get("block_source", "resident"),
+        "placement": diagnosis.provenance.get("placement", {}).get("why", ""),
+        "as_released": str(diagnosis.provenance["as_released"]).lower(),
+        "git_commit": diagnosis.provenance["git_commit"],
+        "config_hash": diagnosis.provenance["config"],
+        "data_hash": diagnosis.provenance["data_hash"],
+    }
+
+
+def model_tags(card: ModelCard, twin_of: str | None) -> dict[str, str]:
+    """A model, as runs are searched and grouped by it."""
     return ({"twin_of": twin_of} if twin_of else {}) | {
         "model": card.id,
         "family": card.family,
@@ -85,12 +97,6 @@ def tags(diagnosis: Diagnosis) -> dict[str, str]:
         "revision": card.revision,
         "quantisation": card.precision if card.precision in QUANTISED else "none",
         "dtype": card.dtype,
-        "block_source": diagnosis.provenance.get("block_source", "resident"),
-        "placement": diagnosis.provenance.get("placement", {}).get("why", ""),
-        "as_released": str(diagnosis.provenance["as_released"]).lower(),
-        "git_commit": diagnosis.provenance["git_commit"],
-        "config_hash": diagnosis.provenance["config"],
-        "data_hash": diagnosis.provenance["data_hash"],
     }
 
 

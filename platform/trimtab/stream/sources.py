@@ -16,11 +16,10 @@ from torch import Tensor
 
 from trimtab.core.hashing import content_hash
 from trimtab.models.allocator import keep_freed_memory
+from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Request
 from trimtab.models.journal import Resume
-from trimtab.models.loading import ModelConfig, load
 from trimtab.models.plan import ModelPlan
-from trimtab.models.streamed import open_streamed
 from trimtab.store.reader import open_store
 from trimtab.stream.blocks import Block
 
@@ -53,7 +52,11 @@ class Computed(NamedTuple):
 
 
 class ModelSource:
-    """Runs the model. Loaded on first use, in the worker, and once there."""
+    """Runs the model. Loaded on first use, in the worker, and once there.
+
+    What loads it is imported there too: transformers takes 5 s, which a process that only reads a
+    store need not spend.
+    """
 
     def __init__(
         self,
@@ -86,12 +89,16 @@ class ModelSource:
         return self.placement.source == "streamed"
 
     def _resident(self) -> Engine:
+        from trimtab.models.loading import load
+
         keep_freed_memory()
         loaded = load(self.spec)
         self.held = loaded.held.bytes
         return Engine(loaded.decoder, self.request, loaded.decoder.device)
 
     def _streamed(self) -> Engine:
+        from trimtab.models.streamed import open_streamed
+
         source = open_streamed(self.spec)
         self.held = source.held
         return Engine(source, self.request, source.device)

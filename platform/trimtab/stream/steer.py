@@ -34,7 +34,8 @@ from trimtab.evaluation.fluency import answer_nll
 from trimtab.evaluation.judged import Answered, Judged, judge_answers
 from trimtab.evaluation.judges.build import asking, make_judge, usage_of
 from trimtab.evaluation.prompts import Question
-from trimtab.models.loading import ModelCard, ModelConfig, describe, load
+from trimtab.models.card import ModelCard, ModelConfig
+from trimtab.models.loading import describe, load
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.steer_arms import arms_of, materials_of, told_arms
 from trimtab.stream.steer_coders import Folders, folders_of

@@ -18,7 +18,7 @@ from trimtab.edits.arms import BASELINE
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.sae.config import TrainConfig
 from trimtab.stream.config import ExtractConfig, Split, WorkerConfig
 from trimtab.stream.train_config import AllRows, EvaluateConfig

@@ -8,7 +8,7 @@ In a module of its own because a trial needs none of this, and MLflow takes 2 s 
 from pathlib import Path
 
 from trimtab.core.progress import Report
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.stream.align import align
 from trimtab.stream.moral_config import AlignJob
 from trimtab.stream.steer_coders import Folders

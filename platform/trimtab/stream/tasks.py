@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from trimtab.core.files import writable_folder
 from trimtab.core.progress import Report
+from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.models.configs import config_of
 from trimtab.models.cost import Work
 from trimtab.models.engine import Request, check_request
 from trimtab.models.hardware import Machine
-from trimtab.models.loading import ModelCard, ModelConfig, describe
+from trimtab.models.loading import describe
 from trimtab.models.plan import ModelPlan, place
 from trimtab.models.tokens import adds_bos
 from trimtab.models.weights import weigh

@@ -32,7 +32,8 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.progress import Report
 from trimtab.core.rows import SPLITS
 from trimtab.core.seeds import Seed
-from trimtab.models.loading import ModelCard, describe
+from trimtab.models.card import ModelCard
+from trimtab.models.loading import describe
 from trimtab.report.training import draw_training
 from trimtab.sae.about import Loaded
 from trimtab.sae.checkpoint import FILE
@@ -57,7 +58,7 @@ from trimtab.stream.coders import (
     weights_hash,
 )
 from trimtab.stream.curves import Point, by_metric, load_curves, points, save_curves
-from trimtab.stream.publish import QUANTISED, git_commit
+from trimtab.stream.publish import git_commit, model_tags
 from trimtab.stream.tasks import resolved
 from trimtab.stream.train_config import TrainJob
 from trimtab.stream.train_log import TrainLog
@@ -327,16 +328,7 @@ def _tags(todo: _Todo) -> dict[str, str]:
     """What runs are searched and grouped by."""
     card, job = todo.found.card, todo.job
     coder = job.train.coder
-    twin_of = twins.original(card)
-    return ({"twin_of": twin_of} if twin_of else {}) | {
-        "model": card.id,
-        "family": card.family,
-        "group": card.group,
-        "architecture": card.architecture,
-        "parameters": str(card.parameters),
-        "revision": card.revision,
-        "quantisation": card.precision if card.precision in QUANTISED else "none",
-        "dtype": card.dtype,
+    return model_tags(card, twins.original(card)) | {
         "layers": ",".join(map(str, todo.layers)),
         "kind": coder.kind,
         "width": str(coder.width),

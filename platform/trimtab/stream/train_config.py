@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from trimtab.core.config import Config
-from trimtab.models.loading import ModelConfig
+from trimtab.models.card import ModelConfig
 from trimtab.sae.config import TrainConfig
 from trimtab.scenarios.subset import SubsetConfig
 from trimtab.stream.config import DataConfig, ExtractJob, Split

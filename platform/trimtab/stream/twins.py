@@ -8,7 +8,7 @@ tag `twin_of`: the weights are random, so the numbers are no finding.
 from collections.abc import Sequence
 from pathlib import Path
 
-from trimtab.models.loading import ModelCard, ModelConfig
+from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.models.registry import REGISTRY
 from trimtab.models.twins import Progress, Twin, folder_name, make_twins, read_twin
 from trimtab.scenarios.corpus import corpus_path

@@ -83,7 +83,7 @@ class Journal:
         self._file.close()
 
     def began(self, name: str, point: Mapping[str, Any]) -> None:
-        """A trial was given its point, or another one."""
+        """A trial was given its point, or another one, or is to go on."""
         self._write({"trial": name, "point": dict(point)})
 
     def reported(self, name: str, report: Report) -> None:
@@ -104,7 +104,7 @@ class Journal:
         match event:
             case {"point": point}:
                 story = self.stories.setdefault(name, Story(name, point))
-                story.point = point
+                story.point, story.ending = point, None
             case {"report": said}:
                 report = unpacked(said)
                 self.stories[name].reports.append(report)

@@ -10,6 +10,7 @@ The same call again goes on where the last one stopped; when every trial has end
 neither Ray nor a trial, and gives the same result.
 """
 
+import json
 import math
 import shutil
 import time
@@ -84,6 +85,7 @@ def sweep(config: SweepConfig, plan: SweepPlan, report: Progress = lambda *_: No
     digest = content_hash([SWEEP_VERSION, config.identity, prepared.identity])
     folder = out / "sweeps" / f"{config.study.replace(':', '.')}-{digest}"
     with Journal(folder) as journal:
+        _reopen(journal, folder, config)
         reused = _is_over(journal, folder, plan)
         board = Board(config, study, prepared, uri, digest)
         with nullcontext() if reused and board.is_published else board:
@@ -225,7 +227,18 @@ def _run(
         begun = plan.num_trials if in_turns else plan.concurrency
         run_trials(work, budget, scheduler, begun, driver, seconds)
     driver.clear()  # what a stopped trial still wrote before its process heard of it
-    write_json(driver.folder / SUMMARY, {"trials": len(driver.journal.stories)})
+    write_json(driver.folder / SUMMARY, {"hours": budget.hours})
+
+
+def _reopen(journal: Journal, folder: Path, config: SweepConfig) -> None:
+    """Trials that an earlier, other time limit stopped are to go on."""
+    path = folder / SUMMARY
+    if not path.is_file() or json.loads(path.read_text("utf-8"))["hours"] == config.budget.hours:
+        return
+    path.unlink()
+    for story in list(journal.stories.values()):
+        if story.ending == "killed":
+            journal.began(story.name, story.point)
 
 
 def _is_over(journal: Journal, folder: Path, plan: SweepPlan) -> bool:
@@ -247,7 +260,8 @@ def _conclude(driver: _Driver, study: Study[Any], uri: str, *, reused: bool) -> 
     ]
     write_table(rows, folder / "trials.parquet")
     best = [trial_folder(folder, row[TRIAL]) / ARTIFACTS for row in driver.best()]
-    _publish(driver, rows, [folder / "trials.parquet", *drawn])
+    if not (reused and board.is_published):
+        _publish(driver, rows, [folder / "trials.parquet", *drawn])
     return Outcome(
         rows=rows,
         best=best,
@@ -261,10 +275,8 @@ def _conclude(driver: _Driver, study: Study[Any], uri: str, *, reused: bool) -> 
 
 
 def _publish(driver: _Driver, rows: Sequence[Row], files: list[Path]) -> None:
-    """Tells MLflow about the whole sweep, once for each store."""
+    """Tells MLflow about the whole sweep."""
     board, stories = driver.board, driver.journal.stories
-    if board.is_published:
-        return
     for story in stories.values():
         if not board.told_before(story):
             board.began(story)

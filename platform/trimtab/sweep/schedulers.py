@@ -146,6 +146,11 @@ class _Population(PopulationBasedTraining):
         """See Tune, which looks at the searcher only."""
         super().on_trial_add(SimpleNamespace(search_alg=None), trial)  # pyright: ignore[reportArgumentType]
 
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:  # noqa: ANN401
+        """The better trial's values, changed; the name stays one's own."""
+        config, operations = super()._get_new_config(trial, trial_to_clone)
+        return config | {"name": trial.config["name"]}, operations
+
 
 class _Within:
     """Keeps what population based training multiplies by 0.8 or 1.2 within its axis."""

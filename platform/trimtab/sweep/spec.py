@@ -94,7 +94,8 @@ class Budget(Config):
     resources: Resources = Field(default_factory=Resources)
     """What each trial gets."""
     hours: PositiveFloat | None = None
-    """Most hours for the whole sweep; trials still running then are stopped, and the rest counts."""
+    """Most hours; trials still running then are stopped, and the rest counts. With another limit the
+    same sweep goes on."""
     retries: NonNegativeInt = 1
     """How often a trial that failed is taken up again, from its last saved state."""
     save_seconds: NonNegativeFloat = 60.0

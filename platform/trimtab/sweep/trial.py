@@ -90,7 +90,7 @@ def work_on(work: Work, name: str, point: Point, given: Path | None, tell: Tell)
     running = study.start(trial, work.prepared, device)
     states = _States(folder, work.save_seconds)
     if last := states.load(running, given):
-        tell(last, False, given or states.newest)
+        tell(last, False, states.newest)
     for report in running.reports():
         if work.objective in study.curve:
             _check(report, work.objective)
@@ -122,27 +122,36 @@ class _States:
         path = self._folder / STATE
         if path.is_file():
             self._number = _read(path)["number"]
-        source = given or (self.newest if path.is_file() else None)
-        if source is None:
+        if given is not None:
+            self._keep(lambda folder: shutil.copytree(given, folder, dirs_exist_ok=True))
+        elif not path.is_file():
             return None
-        running.load(source)
-        return unpacked(_read(source / "report.json"))
+        running.load(self.newest)
+        return unpacked(_read(self.newest / "report.json"))
 
     def save(self, running: Running, report: Report) -> Path | None:
         """Saves, if it is time to."""
         if time.monotonic() - self._last_save < self._save_seconds:
             return None
+
+        def write(folder: Path) -> None:
+            running.save(folder)
+            write_json(folder / "report.json", packed(report))
+
+        self._keep(write)
+        self._last_save = time.monotonic()
+        return self.newest
+
+    def _keep(self, write: Callable[[Path], object]) -> None:
+        """Makes what is written into a new folder the newest state, and drops the others."""
         self._number += 1
         shutil.rmtree(self.newest, ignore_errors=True)
         self.newest.mkdir(parents=True)
-        running.save(self.newest)
-        write_json(self.newest / "report.json", packed(report))
+        write(self.newest)
         write_json(self._folder / STATE, {"number": self._number})
         for old in self.newest.parent.iterdir():
             if old != self.newest:
                 shutil.rmtree(old, ignore_errors=True)
-        self._last_save = time.monotonic()
-        return self.newest
 
     def clear(self) -> None:
         (self._folder / STATE).unlink(missing_ok=True)

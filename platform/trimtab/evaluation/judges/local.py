@@ -27,7 +27,8 @@ from trimtab.core.errors import JudgeError
 from trimtab.evaluation.judges.rubric import Rubric
 from trimtab.evaluation.judges.verdict import Case, Verdict, failure
 from trimtab.models.batching import plan_batches
-from trimtab.models.loading import LoadedModel, ModelConfig
+from trimtab.models.card import ModelConfig
+from trimtab.models.loading import LoadedModel
 
 LEAD: Final = "Verdict:"
 """What the judge's answer begins with; the label follows after a space."""

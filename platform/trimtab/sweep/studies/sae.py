@@ -17,9 +17,9 @@ from trimtab.core.errors import ConfigError
 from trimtab.core.progress import Report as Progress
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
+from trimtab.models.card import ModelConfig
 from trimtab.models.configs import config_of
 from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
-from trimtab.models.loading import ModelConfig
 from trimtab.models.nursery_fit import NurseryConfig
 from trimtab.models.registry import REGISTRY
 from trimtab.models.twin_shapes import SHAPES
