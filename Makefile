@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.ready
 RUNS ?= runs
 
-.PHONY: setup demo test check proofs twins interop format clean
+.PHONY: setup demo test check twins interop format clean
 .DEFAULT_GOAL := demo
 
 setup: $(STAMP)
@@ -28,9 +28,6 @@ check: setup
 
 test: check
 	$(BIN)/python -m pytest
-
-proofs: setup
-	$(BIN)/python -m pytest -m proof
 
 twins: setup
 	@$(BIN)/python jobs/diagnose.py sweeps/diagnose-23-twins.yaml "out=$(abspath $(RUNS))"

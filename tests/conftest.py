@@ -39,7 +39,7 @@ def local_ray() -> Iterator[None]:
         (folder / "home").mkdir()
         ray.init(
             address="local",
-            num_cpus=4,
+            num_cpus=2,
             include_dashboard=False,
             logging_level=logging.WARNING,
             _temp_dir=str(folder / "ray"),

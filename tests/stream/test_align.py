@@ -1,6 +1,7 @@
 """Locating and aligning from their records to tables, an autoencoder, and MLflow."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_what_is_finished_is_reused(
 ) -> None:
     again = locate(LocateJob(**told, latents=LATENTS))
     assert again.reused
-    assert again._replace(reused=False) == located
+    assert replace(again, reused=False) == located
     assert align(AlignJob(**told, align=ALIGN)).reused
     other = align(AlignJob(**told, align=ALIGN.model_copy(update={"epochs": 1})))
     assert not other.reused

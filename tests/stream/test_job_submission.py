@@ -117,7 +117,7 @@ def own_environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without CPUs and a worker with four, in a folder of their own, on ports of their own."""
+    """A head without CPUs and a worker with two, in a folder of their own, on ports of their own."""
     # A socket's path must stay below 108 characters, which pytest's own folders exceed.
     folder = Path(tempfile.mkdtemp(prefix="tt-"))
     environment = own_environment(folder)
@@ -130,7 +130,7 @@ def cluster() -> Iterator[Cluster]:
     # Nodes of one machine must not share a folder: each would unpack the job under the others.
     as_worker = [
         f"--address=127.0.0.1:{ports['port']}",
-        "--num-cpus=4",
+        "--num-cpus=2",
         f"--temp-dir={folder / 'w'}",
     ]
     with ExitStack() as stack:

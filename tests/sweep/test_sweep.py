@@ -214,7 +214,7 @@ def test_population_based_training_goes_on_from_the_better_ones(
         space={"rate": {"grid": [0.0, 0.001, 0.3, 0.4]}},
         budget={
             "searcher": "grid",
-            "resources": {"num_cpus": 2.0},  # two at once, so the four take turns
+            "resources": {"num_cpus": 1.0},  # two at once, so the four take turns
             "scheduler": {"kind": "pbt", "interval": 0.25},
         },
     )
@@ -241,7 +241,7 @@ def test_what_the_time_limit_stopped_goes_on_with_another(
     assert runs_of(short)[0].metrics["sweep/killed"] == len(short.rows) == 1
     assert run(config).reused
     longer = run(
-        config.model_copy(update={"budget": config.budget.model_copy(update={"hours": 1})})
+        config.model_copy(update={"budget": config.budget.model_copy(update={"hours": 1.0})})
     )
     assert [row["ending"] for row in longer.rows] == ["finished"] * 3
     assert max(Counter(steps_of(tmp_path / "log")["0"]).values()) <= 2

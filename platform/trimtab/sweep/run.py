@@ -226,6 +226,9 @@ def _run(
             driver.deadline = time.monotonic() + seconds
         begun = plan.num_trials if in_turns else plan.concurrency
         run_trials(work, budget, scheduler, begun, driver, seconds)
+    for story in driver.journal.stories.values():
+        if story.ending is None:  # Tune says nothing of those that its time limit stopped
+            driver.ended(story.name, last=False)
     driver.clear()  # what a stopped trial still wrote before its process heard of it
     write_json(driver.folder / SUMMARY, {"hours": budget.hours})
 
