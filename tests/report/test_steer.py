@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from trimtab.report.steer import Cell, cell_rows, cells, draw_steer, heat_map
-from trimtab.report.steer_best import best_figure
+from trimtab.report.steer_best import best_figure, best_rows, best_says
 
 TRIALS: list[dict[str, Any]] = [
     {
@@ -135,3 +135,41 @@ def test_the_best_stands_beside_its_controls_on_the_half_that_scores() -> None:
     assert "n = 120" in axes.get_title(loc="left")
     (empty,) = best_figure([], 3, 0.1).axes
     assert [text.get_text() for text in empty.texts] == ["No layer was measured to its end"]
+
+
+def measured(kind: str, low: float, high: float) -> Cell:
+    net = {"": (low + high) / 2, "_low": low, "_high": high}
+    measures = {f"held_out_net{end}": value for end, value in net.items()}
+    return Cell(3, kind, 0.1, 1.0, measures | {"held_out_prompts": 120.0, "perplexity": 1.25})
+
+
+@pytest.mark.parametrize(
+    ("aligned", "control", "says"),
+    [
+        ((-0.1, 0.1), (-0.1, 0.1), "No effect was found"),
+        ((0.1, 0.3), (-0.1, 0.05), "wins more than it loses, beyond every control"),
+        ((0.1, 0.3), (-0.1, 0.15), "wins more than it loses, but no further than a control may"),
+        ((-0.3, -0.1), (0.0, 0.1), "loses more than it wins, beyond every control"),
+    ],
+)
+def test_an_effect_is_said_where_the_interval_leaves_out_0_and_every_control(
+    aligned: tuple[float, float], control: tuple[float, float], says: str
+) -> None:
+    found = [measured("aligned", *aligned), measured("random_latents", *control)]
+    assert says in best_says(found, 3, 0.1)
+    assert "120 prompts" in best_says(found, 3, 0.1)
+
+
+def test_rates_stand_with_their_intervals_below_the_unedited_model() -> None:
+    baseline = Cell(3, "baseline", 0.0, 1.0, {"perplexity": 1.2})
+    elsewhere = Cell(4, "aligned", 0.1, 1.0, {"held_out_net": 0.9})
+    found = [baseline, measured("aligned", -0.25, 0.5), elsewhere]
+    assert best_rows(found, 3, 0.1) == [
+        {"Arm": "baseline", "Net rate": "–", "Win rate": "–", "Perplexity": "1.2"},
+        {
+            "Arm": "aligned",
+            "Net rate": "0.125 [-0.250, 0.500]",
+            "Win rate": "–",
+            "Perplexity": "1.25",
+        },
+    ]

@@ -105,6 +105,9 @@ class FakeStudy:
     def start(self, trial: Quadratic, prepared: Prepared, device: torch.device) -> FakeRunning:
         return FakeRunning(trial)
 
+    def closing(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        pass
+
     def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         return []
 

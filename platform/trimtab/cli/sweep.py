@@ -11,9 +11,12 @@ import typer
 from trimtab.cli.noise import clean_streams
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from trimtab.sweep.plan import SweepPlan
     from trimtab.sweep.run import Outcome
     from trimtab.sweep.spec import SweepConfig
+    from trimtab.sweep.study import Closing
 
 File = Annotated[Path, typer.Argument(help="A YAML file that says `job: sweep`.")]
 Overrides = Annotated[
@@ -111,6 +114,7 @@ def document(found: "Outcome") -> dict[str, Any]:
         "trials": [dict(row) for row in found.rows],
         "best": [str(path) for path in found.best],
         "importance": dict(found.importance),
+        "closing": found.closing._asdict() if found.closing else None,
         "figures": [str(path) for path in found.figures],
         "folder": str(found.folder),
         "mlflow_run": found.run_id,
@@ -129,13 +133,17 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
 
     if found.reused:
         OUT.print("Every trial had ended before; nothing was run.")
-    OUT.print(_table(config, found))
+    OUT.print(_table(config, found), end="\n\n")
     for row in found.rows:
         if row["error"]:
             OUT.print(Text(f"Trial {row[TRIAL]} failed: {row['error']}", style="red"))
     if found.importance:
         said = ", ".join(f"{path} {share:.0%}" for path, share in found.importance.items())
         OUT.print(f"What {config.objective.metric} depends on: {said}", highlight=False)
+    if found.closing is not None:
+        OUT.print(Text(f"\n{found.closing.title}", style="bold"))
+        OUT.print(_closing_table(found.closing), end="\n\n")
+        OUT.print(Text(f"{found.closing.says}\n"))
     for path in found.best:
         OUT.print(Text(f"Kept: {near(path)}"), soft_wrap=True)
     OUT.print(Text(f"Figures and table: {near(found.folder)}"), soft_wrap=True)
@@ -143,28 +151,41 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
     OUT.print(Text(ui_command(found.tracking_uri), style="bold"), soft_wrap=True)
 
 
-def _table(config: "SweepConfig", found: "Outcome") -> Any:  # noqa: ANN401 (rich is imported late)
-    from rich import box
-    from rich.table import Table
-
+def _table(config: "SweepConfig", found: "Outcome") -> "Table":
+    """The best trials. Headers are folded where words end, values never."""
     from trimtab.sweep.results import POINT, TRIAL
 
     rows = found.rows[:_SHOWN]
     settings = [name for name in rows[0] if name.startswith(POINT)] if rows else []
     scores = [n for n in _COLUMNS if n != config.objective.metric and rows and n in rows[0]]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-    table.add_column("Trial")
+    table = _new_table()
+    table.add_column("Trial", no_wrap=True)
     for name in settings:
-        widest = max(len(_cell(row[name])) for row in rows)  # a header is folded, a value is not
-        header = name.removeprefix(POINT).rpartition(".")[2]
-        table.add_column(header, justify="right", min_width=widest, overflow="fold")
+        header = name.removeprefix(POINT).rpartition(".")[2].replace("_", "\n")
+        table.add_column(header, justify="right", no_wrap=True)
     for name in (config.objective.metric, *scores):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace("/", "\n"), justify="right", no_wrap=True)
     table.add_column("Ended", no_wrap=True)
     for row in rows:
         cells = [_cell(row[name]) for name in (*settings, "objective", *scores)]
         table.add_row(row[TRIAL], *cells, _ending(row["ending"], row["share"]))
     return table
+
+
+def _closing_table(closing: "Closing") -> "Table":
+    table = _new_table()
+    for i, name in enumerate(closing.rows[0]):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in closing.rows:
+        table.add_row(*row.values())
+    return table
+
+
+def _new_table() -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, header_style="bold")
 
 
 def _ending(ending: str, share: float) -> str:

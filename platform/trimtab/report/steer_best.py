@@ -9,6 +9,7 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
+from trimtab.report.comparison import number
 from trimtab.report.steer import Cell, named
 from trimtab.report.style import GREY, SMALL, VIRTUE_COLOUR, new_figure, panel, say
 
@@ -24,11 +25,7 @@ def best_figure(found: Sequence[Cell], layer: int, alpha: float) -> Figure:
         layer: of the best.
         alpha: of the best.
     """
-    shown = [
-        cell
-        for cell in found
-        if (cell.layer, cell.alpha) == (layer, alpha) and "held_out_net" in cell.measures
-    ]
+    shown = _shown(found, layer, alpha)
     figure = new_figure(
         f"Layer {layer}, alpha {alpha:g}, on the held-out half", 0.9 + _ROW * len(shown), 0
     )
@@ -40,7 +37,7 @@ def best_figure(found: Sequence[Cell], layer: int, alpha: float) -> Figure:
         return figure
     for place, cell in enumerate(reversed(shown)):
         value = cell.measures["held_out_net"]
-        low, high = (cell.measures[f"held_out_net_{end}"] for end in ("low", "high"))
+        low, high = _interval(cell)
         colour = VIRTUE_COLOUR if cell.kind == "aligned" else GREY
         axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
         axes.plot(value, place, "o", color=colour, markersize=5)
@@ -50,3 +47,61 @@ def best_figure(found: Sequence[Cell], layer: int, alpha: float) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("wins less losses, share of the judged", fontsize=SMALL + 1)
     return figure
+
+
+def best_rows(found: Sequence[Cell], layer: int, alpha: float) -> list[dict[str, str]]:
+    """The unedited model, then the arms as in the figure; intervals in brackets."""
+    baseline = [cell for cell in found if (cell.layer, cell.kind) == (layer, "baseline")]
+    return [
+        {
+            "Arm": named(cell.kind),
+            "Net rate": _with_ends(cell, "held_out_net"),
+            "Win rate": _with_ends(cell, "held_out_win_rate"),
+            "Perplexity": _number(cell, "perplexity"),
+        }
+        for cell in (*baseline, *_shown(found, layer, alpha))
+    ]
+
+
+def best_says(found: Sequence[Cell], layer: int, alpha: float) -> str:
+    """Whether the aligned blend has an effect, and one that its controls have not."""
+    shown = {cell.kind: cell for cell in _shown(found, layer, alpha)}
+    aligned = shown.pop("aligned")
+    low, high = _interval(aligned)
+    others = [_interval(cell) for cell in shown.values()]
+    if low <= 0 <= high:
+        says = "No effect was found: the aligned blend's interval holds 0."
+    else:
+        does = "wins more than it loses" if low > 0 else "loses more than it wins"
+        alone = all(end < low or start > high for start, end in others)
+        beyond = "beyond every control" if alone else "but no further than a control may"
+        says = f"The aligned blend {does}, {beyond}."
+    prompts = aligned.measures["held_out_prompts"]
+    return (
+        f"{says} Rates are against the unedited model, on the {prompts:,.0f} prompts that chose "
+        "neither layer nor strength, with 95 % intervals; net is wins less losses. Perplexity is "
+        "under the unedited model, on all prompts."
+    )
+
+
+def _shown(found: Sequence[Cell], layer: int, alpha: float) -> list[Cell]:
+    return [
+        cell
+        for cell in found
+        if (cell.layer, cell.alpha) == (layer, alpha) and "held_out_net" in cell.measures
+    ]
+
+
+def _interval(cell: Cell) -> tuple[float, float]:
+    return cell.measures["held_out_net_low"], cell.measures["held_out_net_high"]
+
+
+def _with_ends(cell: Cell, measure: str) -> str:
+    if measure not in cell.measures:
+        return "–"
+    value, low, high = (cell.measures[f"{measure}{end}"] for end in ("", "_low", "_high"))
+    return f"{number(value)} [{number(low)}, {number(high)}]"
+
+
+def _number(cell: Cell, measure: str) -> str:
+    return number(cell.measures[measure]) if measure in cell.measures else "–"

@@ -35,7 +35,7 @@ from trimtab.sweep.schedulers import scheduler_of
 from trimtab.sweep.searchers import ListSearcher, OptunaSearcher, Searcher
 from trimtab.sweep.space import known_points, trial_record
 from trimtab.sweep.spec import Pbt, SweepConfig
-from trimtab.sweep.study import Prepared, Report, Study, study_named
+from trimtab.sweep.study import Closing, Prepared, Report, Study, study_named
 from trimtab.sweep.trial import ARTIFACTS, Work, trial_folder
 from trimtab.sweep.tuner import Given, run_trials
 from trimtab.track.mlflow import prepare_store, sqlite_uri
@@ -56,6 +56,8 @@ class Outcome(NamedTuple):
     """How much each path mattered, most first."""
     figures: list[Path]
     """PNG files."""
+    closing: Closing | None
+    """The study's last word."""
     folder: Path
     """The sweep's."""
     run_id: str
@@ -270,6 +272,7 @@ def _conclude(driver: _Driver, study: Study[Any], uri: str, *, reused: bool) -> 
         best=best,
         importance=mattered,
         figures=drawn,
+        closing=study.closing(rows),
         folder=folder,
         run_id=board.parent.run_id,
         tracking_uri=uri,

@@ -117,6 +117,17 @@ class Running(Protocol):
         ...
 
 
+class Closing(NamedTuple):
+    """The last word of a sweep: its best trial in a table of its own, and what follows from it."""
+
+    title: str
+    """What the table shows."""
+    rows: list[dict[str, str]]
+    """By column, in order; the same columns in every row."""
+    says: str
+    """What follows, and what it rests on."""
+
+
 AnyTrial = TypeVar("AnyTrial", bound=Config)
 
 
@@ -185,6 +196,14 @@ class Study(Protocol[AnyTrial]):
         Args:
             trials: the table of trials, best first (see `trimtab.sweep.results`).
             folder: where they go.
+        """
+        ...
+
+    def closing(self, trials: Sequence[Mapping[str, Any]]) -> Closing | None:
+        """What is to be read last on the terminal; None where the table of trials says it all.
+
+        Args:
+            trials: as for `figures`.
         """
         ...
 

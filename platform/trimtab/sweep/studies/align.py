@@ -146,6 +146,9 @@ class AlignStudy:
         """See `Study`."""
         return AlignRunning(trial, prepared, device)
 
+    def closing(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """See `Study`: nothing beside the table of trials."""
+
     def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:  # noqa: ARG002
         """None of its own."""
         return []

@@ -136,6 +136,9 @@ class SaeStudy:
         """See `Study`."""
         return SaeRunning(trial, prepared.payload, device)
 
+    def closing(self, trials: Sequence[Mapping[str, Any]]) -> None:
+        """See `Study`: nothing beside the table of trials."""
+
     def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
         """The Pareto front of L0 against variance unexplained."""
         rows = [row for row in finished(trials) if _known(row, L0) and _known(row, FVU)]

@@ -21,7 +21,7 @@ from trimtab.core.tracker import Metric
 from trimtab.edits.arms import BASELINE
 from trimtab.models.hardware import BANDWIDTH_EFFICIENCY
 from trimtab.report.steer import cell_rows, cells, draw_steer
-from trimtab.report.steer_best import best_figure
+from trimtab.report.steer_best import best_figure, best_rows, best_says
 from trimtab.report.style import save
 from trimtab.stream.steer import Layer, Ready, make_ready
 from trimtab.stream.steer_arms import arm_name, told_arms
@@ -31,7 +31,7 @@ from trimtab.stream.steer_facts import Facts, look, width_of
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_tables import copy_to
 from trimtab.sweep.results import finished, write_table
-from trimtab.sweep.study import Estimate, Prepared, Report
+from trimtab.sweep.study import Closing, Estimate, Prepared, Report
 
 CHOSEN: Final = "steer/chosen/net"
 HELD_OUT: Final = "steer/held_out/net"
@@ -133,11 +133,23 @@ class SteerStudy:
             return []
         write_table(cell_rows(found), folder / TABLE)
         drawn = draw_steer(found, folder)
-        if ended := finished(trials):
-            layer, alpha = (ended[0][f"steer/best_{of}"] for of in ("layer", "alpha"))
-            figure = best_figure(found, int(layer), alpha)
-            drawn.append(save(figure, folder / "steer-best.png"))
+        if (at := _best(trials)) is not None:
+            drawn.append(save(best_figure(found, *at), folder / "steer-best.png"))
         return [*drawn, folder / TABLE]
+
+    def closing(self, trials: Sequence[Mapping[str, Any]]) -> Closing | None:
+        """See `Study`: the best layer and strength beside its controls."""
+        if (at := _best(trials)) is None:
+            return None
+        found, (layer, alpha) = cells(trials), at
+        title = f"Layer {layer}, alpha {alpha:g}, beside its controls"
+        return Closing(title, best_rows(found, layer, alpha), best_says(found, layer, alpha))
+
+
+def _best(trials: Sequence[Mapping[str, Any]]) -> tuple[int, float] | None:
+    """Layer and strength of the best trial; None where no trial finished."""
+    ended = finished(trials)
+    return (int(ended[0]["steer/best_layer"]), ended[0]["steer/best_alpha"]) if ended else None
 
 
 class SteerRunning:
