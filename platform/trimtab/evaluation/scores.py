@@ -3,7 +3,7 @@
 For a grid of arms the residual below the edited layer is the same: it is computed once a batch, and
 every arm is resumed from it (`evaluation.resume`). At an edited layer each coder encodes once,
 whatever the number of alphas, and the head is computed at the positions that are scored and nowhere
-else. Exact: what a hooked forward over the same batch gives, up to rounding of the head's product.
+else, for many arms in one product. Exact: what a hooked forward over the same batch gives, up to rounding of the head's product.
 
 Cost of A arms at layer L of N blocks: L + 1 + A (N - L - 1) blocks instead of A N, and the scored
 share of the head. 24 arms at four layers: `benchmarks/arms.py`.
@@ -13,7 +13,7 @@ where the model would rather say what people judged.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from trimtab.evaluation.prompts import Question
 from trimtab.evaluation.resume import Prefix, Resumable
 from trimtab.models.batching import Batch, plan_batches
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS, NurseryRow
+
+_HEAD_POSITIONS: Final = 256
+"""Scored positions in one product with the head, which reads all of its weights: at fewer, reading
+them takes longer than multiplying; at more, the logits of a large vocabulary take GBs."""
 
 
 class Given(NamedTuple):
@@ -130,8 +134,16 @@ def log_probabilities(
     lengths = [len(one.prompt) + len(one.answer) - 1 for one in given]
     for batch in plan_batches(lengths, token_budget):
         scored = _Scored.of(batch, given, model.decoder.device)
-        for arm, last in resumed(model, scored.tokens, arms, materials):
-            found[arm, batch.which] = scored.score(model.logits(last[scored.rows, scored.places]))
+        states = {
+            arm: last[scored.rows, scored.places]
+            for arm, last in resumed(model, scored.tokens, arms, materials)
+        }
+        size = max(1, _HEAD_POSITIONS // len(scored.rows))
+        for start in range(0, len(arms), size):
+            some = list(states)[start : start + size]
+            logits = model.logits(torch.cat([states[arm] for arm in some]))
+            for arm, of_arm in zip(some, logits.chunk(len(some)), strict=True):
+                found[arm, batch.which] = scored.score(of_arm)
     return found
 
 
