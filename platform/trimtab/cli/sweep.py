@@ -133,7 +133,8 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
 
     if found.reused:
         OUT.print("Every trial had ended before; nothing was run.")
-    OUT.print(_table(config, found), end="\n\n")
+    OUT.print(_table(config, found))
+    OUT.print()
     for row in found.rows:
         if row["error"]:
             OUT.print(Text(f"Trial {row[TRIAL]} failed: {row['error']}", style="red"))
@@ -142,7 +143,8 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
         OUT.print(f"What {config.objective.metric} depends on: {said}", highlight=False)
     if found.closing is not None:
         OUT.print(Text(f"\n{found.closing.title}", style="bold"))
-        OUT.print(_closing_table(found.closing), end="\n\n")
+        OUT.print(_closing_table(found.closing))
+        OUT.print()
         OUT.print(Text(f"{found.closing.says}\n"))
     for path in found.best:
         OUT.print(Text(f"Kept: {near(path)}"), soft_wrap=True)

@@ -24,6 +24,8 @@ from trimtab.core.tracker import Metric
 from trimtab.edits.align import Aligned, Alignment
 from trimtab.locate.latents import locate
 from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
+from trimtab.report.latents import comparison_table, draw_aligned
+from trimtab.report.tables import Cell
 from trimtab.sae.config import TrainConfig
 from trimtab.sae.folder import load_sae, save_sae
 from trimtab.stream.align import CODER, about_aligned, curve_of, judged
@@ -34,8 +36,9 @@ from trimtab.stream.moral_config import AlignJob
 from trimtab.stream.scenarios import read
 from trimtab.stream.train import train
 from trimtab.stream.train_config import EvaluateConfig, TrainJob
+from trimtab.sweep.results import TRIAL, Row, finished
 from trimtab.sweep.studies.sae import dimensions
-from trimtab.sweep.study import OWN, Estimate, Prepared, Report, report
+from trimtab.sweep.study import OWN, Closing, Estimate, Prepared, Report, report
 
 STATE: Final = "alignment.pt"
 _CORE_FLOPS: Final = 3e10
@@ -146,12 +149,48 @@ class AlignStudy:
         """See `Study`."""
         return AlignRunning(trial, prepared, device)
 
-    def closing(self, trials: Sequence[Mapping[str, Any]]) -> None:
-        """See `Study`: nothing beside the table of trials."""
+    def closing(self, trials: Sequence[Mapping[str, Any]]) -> Closing | None:
+        """See `Study`: the best trial before and after, on rows that chose nothing."""
+        ended = finished(trials)
+        if not ended:
+            return None
+        best = ended[0]
+        rows = [
+            {title: _shown(row[column]) for column, title in _TITLES.items()}
+            for row in comparison_table(_scores(best))
+        ]
+        says = (
+            f"On {best['align/after/rows']:,.0f} test rows, which neither chose the settings nor "
+            "chose or trained a latent. Anew: the latents that the aligned autoencoder's own "
+            "correlations choose."
+        )
+        return Closing(f"Trial {best[TRIAL]}, before and after", rows, says)
 
-    def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:  # noqa: ARG002
-        """None of its own."""
-        return []
+    def figures(self, trials: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+        """See `Study`: the best trial before and after."""
+        ended = finished(trials)
+        if not ended:
+            return []
+        rows = ended[0]["align/after/rows"]
+        subtitle = f"trial {ended[0][TRIAL]}, {rows:,.0f} test rows"
+        return draw_aligned(_scores(ended[0]), subtitle, folder)
+
+
+_TITLES: Final = {
+    "score": "",
+    "before": "Before",
+    "after": "After",
+    "change": "Change",
+    "reidentified": "Anew",
+}
+
+
+def _scores(row: Row) -> dict[str, float]:
+    return {n: v for n, v in row.items() if n.startswith("align/") and isinstance(v, float)}
+
+
+def _shown(value: Cell) -> str:
+    return f"{value:z.4f}" if isinstance(value, float) else str(value or "–")
 
 
 class AlignRunning:
