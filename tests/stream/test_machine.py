@@ -5,7 +5,7 @@ import ray
 
 from trimtab.core.errors import ConfigError
 from trimtab.models.hardware import GPUS
-from trimtab.stream.machine import machine_from, ray_machine
+from trimtab.stream.machine import known_machine, machine_from, ray_machine
 
 GIB = 2**30
 
@@ -67,3 +67,15 @@ def test_the_local_ray_is_a_machine() -> None:
     assert found.cores == ray.cluster_resources()["CPU"]
     assert found.host_bytes > GIB
     assert found.read_rate == 1e9
+
+
+def test_a_plan_for_machines_elsewhere_needs_no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("TRIMTAB_GPU", "h100-80gb:16")
+    with known_machine() as found:
+        assert (found.gpu, found.num_gpus, found.gpus_per_node) == (GPUS["h100-80gb"], 16, 8)
+        assert found.cores == 0
+    monkeypatch.setenv("TRIMTAB_GPU", "abacus")
+    with pytest.raises(ConfigError, match="abacus"), known_machine():
+        pass

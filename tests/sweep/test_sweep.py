@@ -331,3 +331,19 @@ def test_more_than_a_node_has_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match=says):
             _at_once(Budget(resources=resources), machine, 64.0)
+
+
+def test_sharing_a_card_makes_a_sweep_no_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.stream.machine.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("trimtab.sweep.plan.ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("TRIMTAB_GPU", "h100-80gb:1")
+    plans = []
+    for num_gpus in (1.0, 0.25):
+        budget = {"searcher": "grid", "resources": {"num_gpus": num_gpus}}
+        config = config_of(tmp_path, "", base={"seconds": 2.0}, budget=budget)
+        plans.append(plan_sweep(config, tmp_path))
+    assert [plan.concurrency for plan in plans] == [1, 4]
+    assert plans[0].seconds == plans[1].seconds == pytest.approx(4 * 10 * 2)

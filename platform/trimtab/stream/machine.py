@@ -60,13 +60,19 @@ def known_machine() -> Iterator[Machine]:
     """The machine that a run started here would be on.
 
     Ray is up inside where it has to be asked (a cluster, or a GPU); a machine without either is
-    known without it.
+    known without it, and TRIMTAB_GPU makes plans for machines that are elsewhere.
+
+    Raises:
+        ConfigError: as `ray_machine`.
     """
     if os.environ.get("RAY_ADDRESS") or ray.is_initialized() or torch.cuda.is_available():
         with ray_session():
             yield ray_machine()
         return
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if named := os.environ.get(VARIABLE):
+        yield machine_of(named, memory, cores=0)
+        return
     yield Machine(None, 0, 0, memory, cores=os.cpu_count() or 1)
 
 

@@ -74,7 +74,9 @@ def plan_sweep(config: SweepConfig, out: Path) -> SweepPlan:
     concurrency = max(1, min(num_trials, possible, config.budget.concurrency or possible))
     largest = max(estimate.memory for estimate in estimates)
     mean = sum(estimate.seconds for estimate in estimates) / len(estimates)
-    total = mean * math.ceil(num_trials / concurrency)
+    num_gpus = config.budget.resources.num_gpus
+    neighbours = _shares(num_gpus) if 0 < num_gpus < 1 else 1.0  # estimates are for a whole card
+    total = mean * neighbours * math.ceil(num_trials / concurrency)
     scheduler = config.budget.scheduler
     return SweepPlan(
         num_trials=num_trials,
@@ -110,8 +112,8 @@ def _at_once(budget: Budget, machine: Machine, cores: float) -> int:
     if wanted.num_gpus > machine.gpus_per_node:
         raise ConfigError(
             f"`budget.resources.num_gpus` must be at most what one node has, but is "
-            f"{wanted.num_gpus:g}, and there are {machine.gpus_per_node} GPUs. Ask for fewer; 0 runs "
-            "on the CPU."
+            f"{wanted.num_gpus:g}, and there are {machine.gpus_per_node} GPUs. Ask for fewer (0 runs "
+            "on the CPU), or say which machines are meant: TRIMTAB_GPU=h100-80gb:8."
         )
     if machine.cores and wanted.num_cpus > machine.cores:
         raise ConfigError(

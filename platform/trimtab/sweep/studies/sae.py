@@ -7,6 +7,7 @@ trial is the one of `trimtab train` (`SaeJob`), so whatever that trains can be s
 Artifacts: a folder `layers.L` for each layer (`trimtab.sae.folder`).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +20,7 @@ from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.models.card import ModelConfig
 from trimtab.models.configs import config_of
-from trimtab.models.hardware import COMPUTE_EFFICIENCY, Machine
+from trimtab.models.hardware import BANDWIDTH_EFFICIENCY, COMPUTE_EFFICIENCY, Machine
 from trimtab.models.nursery_fit import NurseryConfig
 from trimtab.models.registry import REGISTRY
 from trimtab.models.twin_shapes import SHAPES
@@ -42,6 +43,16 @@ L0: Final = "sae/l0"
 FVU: Final = "sae/fvu"
 _CORE_FLOPS: Final = 3e10
 """float32 operations a second of one core in training. Assumed."""
+_CORE_BANDWIDTH: Final = 1e10
+"""Bytes a second of one core. Assumed."""
+_FLOAT32_SHARE: Final = 1 / 15
+"""Of a card's bfloat16 rate (H100: 67 of 989 TFLOP/s)."""
+_STEP_BYTES: Final = 40
+"""Bytes that a step reads and writes of a weight: itself, its gradient and two moments."""
+_CORE_STEP_SECONDS: Final = 1.5e-3
+"""Of a step of one layer, beside products and weights: 2.7 ms in all for 1,024 latents of 64."""
+_GPU_STEP_SECONDS: Final = 1e-3
+"""The same on a card, launches for the most part. Assumed."""
 _BYTES_PER_WEIGHT: Final = 16
 """A float32 weight, its gradient, and the optimiser's two moments."""
 _FORWARD_AND_BACKWARD: Final = 10
@@ -92,21 +103,25 @@ class SaeStudy:
 
     def estimate(self, trial: SaeJob, facts: Facts) -> Estimate:
         """See `Study`."""
-        coder, train, machine = trial.train.coder, trial.train, facts.machine
+        coder, train, gpu = trial.train.coder, trial.train, facts.machine.gpu
         layers = self._num_layers(trial, facts)
         weights = 2 * coder.width * facts.d_model
         sparse = coder.kind == "topk"
         per_row = (_SPARSE if sparse else _FORWARD_AND_BACKWARD) * coder.width * facts.d_model
-        flops = per_row * facts.rows * train.epochs * layers
-        if machine.gpu is not None:
-            rate = machine.gpu.flops * COMPUTE_EFFICIENCY
-            said = f"{rate / 1e12:.0f} TFLOP/s on a {machine.gpu.kind}"
+        if gpu is not None:
+            share = 1.0 if train.precision == "bfloat16" else _FLOAT32_SHARE
+            flops = gpu.flops * COMPUTE_EFFICIENCY * share
+            bandwidth, calls = gpu.bandwidth * BANDWIDTH_EFFICIENCY, _GPU_STEP_SECONDS
+            said = f"{flops / 1e12:.0f} TFLOP/s and {bandwidth / 1e12:.1f} TB/s of a {gpu.kind}"
         else:
-            rate, said = _CORE_FLOPS, f"{_CORE_FLOPS / 1e9:.0f} GFLOP/s on a core"
+            flops, bandwidth, calls = _CORE_FLOPS, _CORE_BANDWIDTH, _CORE_STEP_SECONDS
+            said = f"{flops / 1e9:.0f} GFLOP/s and {bandwidth / 1e9:.0f} GB/s of a core"
+        step = per_row * train.batch_size / flops + _STEP_BYTES * weights / bandwidth + calls
+        steps = math.ceil(facts.rows / train.batch_size) * train.epochs * layers
         latents = 3 * 4 * train.batch_size * coder.width
         return Estimate(
             memory=layers * weights * _BYTES_PER_WEIGHT + latents,
-            seconds=flops / rate,
+            seconds=steps * step,
             disk=layers * weights * 4,
             rate=said,
         )
