@@ -23,6 +23,7 @@ from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
 from trimtab.stream.nursery import rows_of
+from trimtab.stream.scenarios import read
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
@@ -90,7 +91,14 @@ def configure(made: Path) -> Configure:
             },
             "layer": 1,
             "alphas": [0.5, 2.0],
-            "arms": ["aligned", "unaligned", "delta", "random_latents", "random_direction"],
+            "arms": [
+                "aligned",
+                "unaligned",
+                "delta",
+                "difference_of_means",
+                "random_latents",
+                "random_direction",
+            ],
             "decoding": {"template": "raw", "max_new_tokens": 6},
             "judge": {"kind": "rule", "rules": str(made / "rules.yaml")},
             "evaluation": {"aspects": [], "num_draws": 200},
@@ -118,7 +126,7 @@ def test_a_layer_tells_every_arm_after_every_rung(configure: Configure, tmp_path
     first, second = list(running(config, tmp_path).reports())
     assert (first.share, second.share) == (2 / 6, 1.0)
     arms = STUDY.runs(config)
-    assert len(arms) == 1 + 5 * 2
+    assert len(arms) == 1 + 6 * 2
     assert arms["delta 0.5"] == {"edit": "delta", "alpha": 0.5, "layer": 1}
     for report in (first, second):
         assert set(report.metrics) == set(arms)
@@ -136,6 +144,30 @@ def test_a_layer_tells_every_arm_after_every_rung(configure: Configure, tmp_path
     base = {metric.name for metric in second.metrics["baseline"]}
     assert "fluency/perplexity" in base
     assert "steer/net" not in base
+
+
+def test_the_difference_of_means_is_that_of_a_plain_computation(
+    configure: Configure, tmp_path: Path
+) -> None:
+    config = configure(arms=["aligned", "difference_of_means"])
+    layer = running(config, tmp_path)._layer
+    table = read(config.data, tmp_path).table.filter(pl.col("split") == "train")
+    means = []
+    for polarity in (1, -1):
+        of = table.filter(pl.col("polarity") == polarity).sort(
+            "typicality", descending=True, maintain_order=True
+        )
+        rows = []
+        for action in dict.fromkeys(of["action"]):
+            ids = layer.loaded.tokenizer(f"{action} is morally", return_tensors="pt").input_ids
+            with torch.inference_mode():
+                states = layer.loaded.model(ids, output_hidden_states=True).hidden_states
+            rows.append(states[config.layer + 1][0].mean(0))
+            if len(rows) == 256:
+                break
+        means.append(torch.stack(rows).mean(0))
+    found = layer._materials.directions["difference_of_means"]
+    torch.testing.assert_close(found, means[0] - means[1], rtol=1e-4, atol=1e-5)
 
 
 def test_the_half_that_scores_is_told_at_the_end_alone(
@@ -187,7 +219,7 @@ def test_sensitive_texts_stay_in_the_local_folder(configure: Configure, tmp_path
     (local,) = (tmp_path / "runs").glob("answers/*/layer-01/tables/side_by_side.parquet")
     rows = pl.read_parquet(local)
     assert SECRET in rows["prompt"][0]
-    assert len(rows) == 6 * 10
+    assert len(rows) == 6 * 12
     lines = (local.parent / "largest.jsonl").read_text("utf-8").splitlines()
     largest = [json.loads(line) for line in lines]
     assert {row["choice"] for row in largest} <= {"win", "lose"}
@@ -275,7 +307,7 @@ def test_an_endpoint_that_dies_half_way_is_asked_for_the_rest_only(
         (report,) = running(config, tmp_path).reports()
         asked = len(server.requests) - before
     assert report.share == 1.0
-    assert 0 < asked <= 2 * 2 * 10 - 9
+    assert 0 < asked <= 2 * 2 * 12 - 9
 
 
 def test_a_judge_that_answers_nonsense_fails_and_never_ties(
@@ -284,7 +316,7 @@ def test_a_judge_that_answers_nonsense_fails_and_never_ties(
     with chat_server(say("I would rather talk about the weather.")) as server:
         trial = running(configure(judge=http(server, tmp_path), rungs=[2]), tmp_path)
         caplog.set_level(logging.ERROR)
-        with pytest.raises(JudgeError, match=r"'tie': 0, 'lose': 0, 'failed': 20"):
+        with pytest.raises(JudgeError, match=r"'tie': 0, 'lose': 0, 'failed': 24"):
             list(trial.reports())
 
 

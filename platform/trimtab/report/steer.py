@@ -29,7 +29,14 @@ _PANEL: Final = 1.75
 """Inches of a panel's width, at least."""
 _CELL: Final = 0.21
 """Inches of a layer's height."""
-_PANELS: Final = ("aligned", "unaligned", "delta", "random_latents", "random_direction")
+_PANELS: Final = (
+    "aligned",
+    "unaligned",
+    "delta",
+    "difference_of_means",
+    "random_latents",
+    "random_direction",
+)
 """Left to right; other kinds follow."""
 _BASELINE: Final = "baseline"
 _LEAST_REACH: Final = 0.1

@@ -120,7 +120,9 @@ class Layer:
             if config.coders.kind == "folders"
             else ready.coders[config.layer]
         )
-        self._materials = materials_of(config, folders, self.loaded, list(self.tokens.values()))
+        self._materials = materials_of(
+            config, folders, self.loaded, list(self.tokens.values()), Path(ready.out)
+        )
         self._speaker = Speaker(self.loaded, self._materials, config.decoding)
         self._store = AnswerStore(self.folder)
         judge = config.judge

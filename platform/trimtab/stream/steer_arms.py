@@ -1,34 +1,46 @@
 """The arms of one layer: the unedited model, each kind at each strength, and what they refer to.
 
-    aligned           blend toward the aligned coder's reconstruction: what the sweep is about
-    unaligned         the same with the coder before alignment: the reconstruction error alone
-    delta             the aligned reconstruction less the unaligned: without that error
-    random_latents    the unaligned coder with as many other latents changed, as much
-    random_direction  as long as the aligned blend at every position, along one fixed direction
+    aligned              blend toward the aligned coder's reconstruction: what the sweep is about
+    unaligned            the same with the coder before alignment: the reconstruction error alone
+    delta                the aligned reconstruction less the unaligned: without that error
+    difference_of_means  from the mean state of vices to that of virtues, with no coder at all
+    random_latents       the unaligned coder with as many other latents changed, as much
+    random_direction     as long as the aligned blend at every position, along one fixed direction
 
 Latents to be changed at random are drawn among those that fire on the very prompts asked, for one
-that is silent there would be no control. Cost: one pass over the prompts up to the layer.
+that is silent there would be no control. The means are over the most typical training actions, a
+row the mean over its tokens. Cost: one pass over these and over the prompts, up to the layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import numpy as np
+import polars as pl
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from trimtab.core.errors import DataError
+from trimtab.core.poles import POLARITIES
 from trimtab.core.seeds import Seed
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
-from trimtab.edits.controls import random_direction, random_latents
+from trimtab.edits.controls import difference_of_means, random_direction, random_latents
 from trimtab.evaluation.resume import Resumable
 from trimtab.models.batching import plan_batches
 from trimtab.models.loading import LoadedModel
+from trimtab.models.tokens import tokenise
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import load_sae
+from trimtab.scenarios.prompts import prompts as prompts_of
+from trimtab.stream.config import ExtractConfig
+from trimtab.stream.scenarios import read
 from trimtab.stream.steer_config import ArmKind, SteerConfig
 
 _TOKEN_BUDGET: Final = 2_048
+_NUM_TYPICAL: Final = 256
+"""Most actions in a mean."""
 
 
 class Told(NamedTuple):
@@ -71,6 +83,8 @@ def _arm(kind: ArmKind, alpha: float, layer: int) -> Arm:
                 coder="aligned",
                 against="unaligned",
             )
+        case "difference_of_means":
+            return Arm(name=name, kind="direction", layer=layer, alpha=alpha, direction=kind)
         case "random_direction":
             return Arm(
                 name=name,
@@ -89,6 +103,7 @@ def materials_of(
     folders: Mapping[str, str],
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
+    out: Path,
 ) -> Materials:
     """What the arms refer to, on the model's device and in its dtype.
 
@@ -96,9 +111,11 @@ def materials_of(
         folders: the layer's coders by name.
         loaded: the model.
         prompts: tokens of what is asked, for `random_latents`.
+        out: the folder of runs, with the scenarios for `difference_of_means`.
 
     Raises:
         CoderError: a coder that cannot be read, or too few latents that fire for a control.
+        DataError: no training action is a virtue, or none a vice.
     """
     seed = Seed(config.seed).child(f"steer/{config.layer}")
     weight = next(p for p in loaded.model.parameters() if p.is_floating_point())
@@ -116,7 +133,46 @@ def materials_of(
     if "random_direction" in config.arms:
         like = torch.ones(aligned.d_model)
         directions["random_direction"] = random_direction(like, seed.child("random direction"))
+    if "difference_of_means" in config.arms:
+        toward, away = (
+            _pooled(loaded, config.layer, _typical(config, polarity, loaded, out))
+            for polarity in ("virtue", "vice")
+        )
+        directions["difference_of_means"] = difference_of_means(toward, away)
     return Materials(coders, directions).to(weight.device, weight.dtype)
+
+
+def _typical(config: SteerConfig, polarity: str, loaded: LoadedModel, out: Path) -> list[list[int]]:
+    """Tokens of the most typical training actions of a polarity, each action once."""
+    sign = next(sign for sign, name in POLARITIES.items() if name == polarity)
+    rows = read(config.data, out).table.filter(
+        (pl.col("split") == "train") & (pl.col("polarity") == sign)
+    )
+    actions = (
+        rows.sort("typicality", descending=True, maintain_order=True)["action"]
+        .unique(maintain_order=True)
+        .head(_NUM_TYPICAL)
+        .to_list()
+    )
+    if not actions:
+        raise DataError(
+            f"A difference of means needs virtues and vices, but no training action of "
+            f"{config.data.path} is a {polarity}. Leave `difference_of_means` out of `arms`, or "
+            "give data that has both."
+        )
+    texts = prompts_of(actions, config.data.prompt)
+    longest = ExtractConfig().max_tokens
+    return [prompt.tokens for prompt in tokenise(loaded.tokenizer, texts, actions, longest)]
+
+
+@torch.inference_mode()
+def _pooled(
+    loaded: LoadedModel, layer: int, prompts: Sequence[Sequence[int]]
+) -> Float[Tensor, "prompts d_model"]:
+    rows = torch.zeros(len(prompts), loaded.decoder.d_model)
+    for which, hidden in _states(loaded, layer, prompts):
+        rows[which] = hidden.float().mean(dim=1).cpu()
+    return rows
 
 
 @torch.inference_mode()
@@ -124,12 +180,20 @@ def firing(
     loaded: LoadedModel, sae: Sae, layer: int, prompts: Sequence[Sequence[int]]
 ) -> Bool[Tensor, " width"]:
     """Which latents are active at any position of any prompt, at a layer of the unedited model."""
-    model = Resumable(loaded.model)
     fires = torch.zeros(sae.width, dtype=torch.bool)
+    for _, hidden in _states(loaded, layer, prompts):
+        states = hidden.reshape(-1, sae.d_model).to(sae.W_enc)
+        fires |= (sae.encode(states) > 0).any(dim=0).cpu()
+    return fires
+
+
+def _states(
+    loaded: LoadedModel, layer: int, prompts: Sequence[Sequence[int]]
+) -> Iterator[tuple[Int[np.ndarray, " batch"], Float[Tensor, "batch tokens d_model"]]]:
+    """Which prompts, and their states after a block; batches of one length."""
+    model = Resumable(loaded.model)
     budget = max(_TOKEN_BUDGET, *(len(tokens) for tokens in prompts))
     for batch in plan_batches([len(tokens) for tokens in prompts], budget):
         tokens = torch.tensor([prompts[i] for i in batch.which], device=model.decoder.device)
         for prefix in model.prefixes(tokens, [layer]):
-            states = prefix.hidden.reshape(-1, sae.d_model).to(sae.W_enc)
-            fires |= (sae.encode(states) > 0).any(dim=0).cpu()
-    return fires
+            yield batch.which, prefix.hidden

@@ -26,7 +26,14 @@ from trimtab.stream.train_config import AllRows, EvaluateConfig
 LAYER: Final = "{layer}"
 """Where a layer's number goes in the path of a coder's folder."""
 
-ArmKind = Literal["aligned", "unaligned", "delta", "random_latents", "random_direction"]
+ArmKind = Literal[
+    "aligned",
+    "unaligned",
+    "delta",
+    "difference_of_means",
+    "random_latents",
+    "random_direction",
+]
 NEEDS_UNALIGNED: Final = ("unaligned", "delta", "random_latents")
 """Arms that cannot be made from the aligned coder alone."""
 
@@ -111,7 +118,7 @@ class SteerConfig(Config):
     model: ModelConfig
     """Who answers."""
     data: AllRows = Field(default_factory=AllRows)
-    """Scenarios: what coders are made from and nursery questions are drawn from."""
+    """Scenarios: what coders are made from, nursery questions drawn from, and means taken of."""
     prompts: Prompts
     """What is asked."""
     coders: Coders
