@@ -12,6 +12,8 @@ Cases, random weights in float32; all sides of a case run in turn, in one order 
   a hooked forward for each arm over the same exact-length batches (which spares it all padding). The
   edit is a direction, which costs nothing to apply; `--edits blend` encodes once a layer here and
   once an arm there. Its warm-up is one arm.
+- bfloat16: how many answers are the same alone and among all 128, where rounding differs with the
+  batch (in float32 all of them are).
 - overhead: what one blend adds to a decode step, relu and topk, beside what its matrices' share
   of the bytes of a step lets expect.
 
@@ -65,7 +67,7 @@ DECODE = Size(4, 128, 4_096, 1_024, 64, 8, (0, 1, 2, 3), (0.05, 0.1, 0.2, 0.4))
 GRID = Size(12, 512, 32_000, 4_096, 0, 64, (2, 5, 8, 11), (0.05, 0.1, 0.2, 0.4, 0.8, 1.0))
 TOY_DECODE = DECODE._replace(width=32, vocabulary=128, latents=64, new_tokens=6)
 TOY_GRID = GRID._replace(width=32, vocabulary=128, latents=64, prompts=6)
-CASES = ("decode", "varied", "grid", "overhead")
+CASES = ("decode", "varied", "grid", "bfloat16", "overhead")
 EDITS = ("direction", "blend")
 TOKEN_BUDGET = 1_024
 
@@ -103,6 +105,8 @@ def case(name: str, decode: Size, grid: Size, options: argparse.Namespace) -> di
             return decoding(decode, lengths, rounds)
         case "grid":
             return {kind: scoring(grid, kind, rounds) for kind in options.edits}
+        case "bfloat16":
+            return agreement(decode)
         case _:
             return {kind: overhead(decode, cast(Kind, kind), rounds) for kind in ("relu", "topk")}
 
@@ -206,6 +210,22 @@ def decoding(size: Size, lengths: Sequence[int], rounds: int) -> dict[str, Any]:
         "equal": sum(equal) / len(equal),
         "ratio": medians(seconds)["separate"] / medians(seconds)["shared"],
     }
+
+
+def agreement(size: Size) -> dict[str, Any]:
+    """Answers in one batch against answers one by one, both in bfloat16."""
+    model, (arms, materials) = make_model(size).bfloat16(), make_arms(size, "blend")
+    materials = materials.to(torch.device("cpu"), torch.bfloat16)
+    prompts = make_prompts([16] * size.prompts, size.vocabulary)
+    together = decode_shared(model, prompts, arms, materials, size.new_tokens)
+    alone = [
+        one
+        for arm in arms
+        for prompt in prompts
+        for one in decode_shared(model, [prompt], [arm], materials, size.new_tokens)
+    ]
+    equal = [a == b for a, b in zip(together, alone, strict=True)]
+    return {"answers": len(equal), "equal": sum(equal) / len(equal)}
 
 
 def decode_shared(
@@ -379,6 +399,12 @@ def report(found: dict[str, Any]) -> Iterator[str]:
             f"| grid of a {kind}: {one['arms']} arms x {one['prompts']} prompts | "
             f"{seconds['resumed']:.2f} s | {seconds['naive']:.2f} s | {one['ratio']:.2f} x | "
             f"largest difference {one['largest_difference']:.1e} nats |"
+        )
+    if "bfloat16" in found:
+        one = found["bfloat16"]
+        yield (
+            f"| bfloat16: {one['answers']} answers, together and alone | | | | "
+            f"{one['equal']:.1%} of answers equal |"
         )
     for kind, one in found.get("overhead", {}).items():
         seconds = one["seconds"]
