@@ -143,8 +143,9 @@ def test_a_cluster_that_does_not_answer_is_one_error(
 @pytest.mark.usefixtures("local_ray")
 def test_a_cluster_is_asked_for_its_cards(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
     (one,) = json.loads(run("plan", "Qwen/Qwen3-0.6B", "--cluster", "--json").out)
-    assert (one["machine"], one["gpus_per_replica"]) == ("CPU, 4 cores", 0)
+    assert (one["machine"], one["gpus_per_replica"]) == ("CPU, 2 cores", 0)
     monkeypatch.setenv("TRIMTAB_GPU", "h100-80gb:16")
     (one,) = json.loads(run("plan", "Qwen/Qwen3-0.6B", "--cluster", "--json").out)
     assert (one["machine"], one["gpus_per_replica"]) == ("16 x h100-80gb", 0.125)
