@@ -1,11 +1,13 @@
 """Rows with a planted structure, shared by the tests of this room."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from planted import planted_labels
 
-from trimtab.core.poles import NUM_POLES, TYPICALITIES
+from trimtab.core.poles import NUM_POLES
 from trimtab.core.rows import Labels, Rows
 
 MakeRows = Callable[..., Rows]
@@ -16,21 +18,10 @@ def make_labels() -> Callable[..., Labels]:
     """Labels of n scenarios with every foundation, polarity, typicality and split among them."""
 
     def make(n: int, seed: int = 0) -> Labels:
-        draw = np.random.default_rng(seed)
-        foundation = draw.integers(5, size=n)
-        polarity = draw.integers(-1, 2, size=n)
-        pole = np.where(polarity == 0, -1, 2 * foundation + (polarity < 0))
-        typicality = np.where(polarity == 0, 0.0, draw.choice(TYPICALITIES, size=n))
-        vector = np.zeros((n, NUM_POLES))
-        vector[pole >= 0, pole[pole >= 0]] = typicality[pole >= 0]
         split = np.arange(n) % 10
-        return Labels(
-            index=draw.permutation(n),
-            vector=vector,
-            typicality=typicality,
-            foundation=foundation,
-            pole=pole,
-            polarity=polarity,
+        return replace(
+            planted_labels(n, seed),
+            index=np.random.default_rng(seed).permutation(n),
             split=np.select([split < 6, split < 8], [0, 1], 2),
         )
 
