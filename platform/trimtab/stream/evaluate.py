@@ -24,7 +24,7 @@ from trimtab.core.tracker import Metric
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
 from trimtab.evaluation.evaluate import Plain
 from trimtab.evaluation.evaluate import evaluate as evaluate_answers
-from trimtab.evaluation.judges.build import asking, make_judge, usage_of
+from trimtab.evaluation.judges.build import JudgeConfig, asking, make_judge, usage_of
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.models.loading import describe, load
@@ -79,6 +79,7 @@ class _Asked(NamedTuple):
     questions: list[Question]
     arms: list[Arm]
     materials: Materials
+    judge: JudgeConfig
     digest: str
     """Of the questions."""
     answers: Path
@@ -111,19 +112,24 @@ def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
 
 
 def _asked(job: EvaluateJob, out: Path, report: Report) -> _Asked:
-    judge = check_judge(job.judge, job.evaluation)
+    extract = ExtractJob(data=job.data, out=out)
+    judge = job.judge
+    if judge.kind == "local":
+        (model,) = resolved((judge.model,), extract, report)
+        judge = judge.model_copy(update={"model": model})
+    stamps = check_judge(judge, job.evaluation)
     questions = read_prompts(job.prompts, job.data, out)[: job.limit]
-    (spec,) = resolved((job.model,), ExtractJob(data=job.data, out=out), report)
+    (spec,) = resolved((job.model,), extract, report)
     card = in_the_originals_place(describe(spec)[0])
     arms, materials = _arms(job.edit, card)
     decoding = job.answers.decoding.model_dump(mode="json")
     model, digest = content_hash(card.identity), content_hash([q._asdict() for q in questions])
     edits = [(arm.name, materials.identity(arm)) for arm in arms]
-    scored = [judge, job.judge.model_dump(mode="json"), job.evaluation.model_dump(mode="json")]
+    scored = [stamps, job.judge.model_dump(mode="json"), job.evaluation.model_dump(mode="json")]
     made_by = [EVALUATE_VERSION, model, digest, decoding, edits, scored, job.seed]
     answers = out / "answers" / f"{card.label}-{content_hash([model, decoding, digest])}" / "edits"
     folder = writable_folder(out / "evaluated" / f"{card.label}-{content_hash(made_by)}")
-    return _Asked(spec, card, questions, arms, materials, digest, answers, folder)
+    return _Asked(spec, card, questions, arms, materials, judge, digest, answers, folder)
 
 
 def _arms(edit: EditConfig | None, card: ModelCard) -> tuple[list[Arm], Materials]:
@@ -162,7 +168,7 @@ def _evaluated(job: EvaluateJob, asked: _Asked, report: Report) -> dict[str, Any
         lambda done, of: report(f"{label}: answers", done, of),
     )
     report(f"{label}: judge", 0, 1)
-    judge = job.judge if job.judge.kind == "http" else make_judge(job.judge)
+    judge = asked.judge if asked.judge.kind == "http" else make_judge(asked.judge)
     plain, seed = Plain(load(asked.spec), job.answers.decoding), Seed(job.seed)
     with asking(judge) as judged_by:
         found = evaluate_answers(
