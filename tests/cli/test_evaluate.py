@@ -11,7 +11,9 @@ import pytest
 from armed_toys import make_sae
 from chat_server import chat_server, fail, say
 
+from trimtab.core.errors import ConfigError
 from trimtab.core.names import NAMES
+from trimtab.evaluation.judges.local import LocalJudgeConfig
 from trimtab.models.card import ModelConfig
 from trimtab.models.loading import describe
 from trimtab.sae.about import About
@@ -157,3 +159,20 @@ def test_a_model_without_a_template_says_what_to_set(
     result = run(*line, "--out", tmp_path / "out", "--num-gpus", 0)
     assert result.code == 2
     assert "no chat template" in result.err
+
+
+def test_a_judge_of_the_nursery_is_made_like_any_model(
+    run: Callable, toy: Path, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_there(models: tuple[ModelConfig, ...], *_: object) -> tuple[ModelConfig, ...]:
+        return tuple(model.model_copy(update={"id": str(toy)}) for model in models)
+
+    def judged_by(judge: LocalJudgeConfig, _: object) -> list[str]:
+        raise ConfigError(f"judged by {judge.model.id}")
+
+    monkeypatch.setattr("trimtab.stream.evaluate.resolved", made_there)
+    monkeypatch.setattr("trimtab.stream.evaluate.check_judge", judged_by)
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", "nursery:guard")
+    said = run(*line, "--out", tmp_path, *QUICK)
+    assert said.code == 2
+    assert f"judged by {toy}" in "".join(said.err.split("\n"))
