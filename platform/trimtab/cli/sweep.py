@@ -138,7 +138,7 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
     for row in found.rows:
         if row["error"]:
             OUT.print(Text(f"Trial {row[TRIAL]} failed: {row['error']}", style="red"))
-    if found.importance:
+    if len(found.importance) > 1:
         said = ", ".join(f"{path} {share:.0%}" for path, share in found.importance.items())
         OUT.print(f"What {config.objective.metric} depends on: {said}", highlight=False)
     if found.closing is not None:
