@@ -229,22 +229,27 @@ def test_population_based_training_goes_on_from_the_better_ones(
 def test_what_the_time_limit_stopped_goes_on_with_another(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:
-    config = config_of(
-        tmp_path,
-        tracking_uri,
-        base={"steps": 6, "seconds": 0.5, "log": str(tmp_path / "log")},
-        space={"x": {"grid": [0, 1, 2]}},
-        budget={"searcher": "grid", "concurrency": 1, "save_seconds": 0, "hours": 0.5 / 3600},
-    )
-    short = run(config)
-    assert {row["ending"] for row in short.rows} == {"killed"}
-    assert runs_of(short)[0].metrics["sweep/killed"] == len(short.rows) == 1
-    assert run(config).reused
-    longer = run(
-        config.model_copy(update={"budget": config.budget.model_copy(update={"hours": 1.0})})
-    )
+    def limited(seconds: float, concurrency: int) -> Outcome:
+        budget = {"searcher": "grid", "save_seconds": 0, "hours": seconds / 3600}
+        config = config_of(
+            tmp_path,
+            tracking_uri,
+            base={"steps": 6, "seconds": 0.5, "log": str(tmp_path / "log")},
+            space={"x": {"grid": [0, 1, 2]}},
+            budget=budget | {"concurrency": concurrency},
+        )
+        return run(config)
+
+    short = limited(0.5, 2)
+    assert [row["ending"] for row in short.rows] == ["killed"] * 2
+    assert runs_of(short)[0].metrics["sweep/killed"] == 2
+    assert limited(0.5, 2).reused
+    again = limited(0.6, 1)  # the second trial has to wait, and does not get to go on
+    assert not again.reused
+    assert [row["ending"] for row in again.rows] == ["killed"] * 2
+    longer = limited(3600.0, 2)
     assert [row["ending"] for row in longer.rows] == ["finished"] * 3
-    assert max(Counter(steps_of(tmp_path / "log")["0"]).values()) <= 2
+    assert sorted(set(steps_of(tmp_path / "log")["0"])) == list(range(6))
     parent, children = runs_of(longer)
     assert (parent.metrics["sweep/killed"], parent.metrics["sweep/finished"]) == (0, 3)
     assert {child.status for child in children.values()} == {"FINISHED"}

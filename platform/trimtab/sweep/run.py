@@ -40,7 +40,7 @@ from trimtab.sweep.trial import ARTIFACTS, Work, trial_folder
 from trimtab.sweep.tuner import Given, run_trials
 from trimtab.track.mlflow import prepare_store, sqlite_uri
 
-SWEEP_VERSION: Final = 1
+SWEEP_VERSION: Final = 2
 """Raised whenever the same configuration begins to give other trials."""
 SUMMARY: Final = "summary.json"
 
@@ -156,6 +156,13 @@ class _Driver:
         self.journal.ended(name, "failed", error)
         self._settle(name)
 
+    def cut(self) -> None:
+        """Ends what the time limit stopped or kept from going on; Tune says nothing of it."""
+        for story in self.journal.stories.values():
+            if story.ending is None:
+                self.board.began(story)
+                self.ended(story.name, last=False)
+
     def best(self) -> list[Row]:
         """Finished trials, best first, as many as are kept."""
         rows = table(list(self.journal.stories.values()), self.config.objective)
@@ -228,9 +235,7 @@ def _run(
             driver.deadline = time.monotonic() + seconds
         begun = plan.num_trials if in_turns else plan.concurrency
         run_trials(work, budget, scheduler, begun, driver, seconds)
-    for story in driver.journal.stories.values():
-        if story.ending is None:  # Tune says nothing of those that its time limit stopped
-            driver.ended(story.name, last=False)
+    driver.cut()
     driver.clear()  # what a stopped trial still wrote before its process heard of it
     write_json(driver.folder / SUMMARY, {"hours": budget.hours})
 
