@@ -1,5 +1,5 @@
 """Which model, how it is held, and what is known of it: records alone, so that what only names models
-need not import what runs them (transformers takes 5 s, in every process).
+need not import what runs them (transformers takes 2.5 s, in every process).
 """
 
 from typing import Final, Literal, NamedTuple

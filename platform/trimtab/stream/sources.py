@@ -54,7 +54,7 @@ class Computed(NamedTuple):
 class ModelSource:
     """Runs the model. Loaded on first use, in the worker, and once there.
 
-    What loads it is imported there too: transformers takes 5 s, which a process that only reads a
+    What loads it is imported there too: transformers takes 2.5 s, which a process that only reads a
     store need not spend.
     """
 
