@@ -133,6 +133,7 @@ def test_a_cpu_is_for_toy_sizes(bench: ModuleType, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         bench.main(["--device", "cpu"])
     assert "give --toy too" in capsys.readouterr().err
+    assert bench.parse_options(["--device", "cpu", "--cases", "blend"]).cases == ["blend"]
 
 
 @pytest.mark.gpu

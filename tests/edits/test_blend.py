@@ -1,22 +1,28 @@
 """Edits on loaded models: what they add, that they share a pass, and that nothing stays."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from armed_toys import D_MODEL, loaded_toy, make_arms, make_materials, make_sae
 from fourbit_toys import save_bf16
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from toys import TOYS, make_toy
+from transformers import AutoModelForCausalLM
 
 from trimtab.core.errors import CoderError, ConfigError
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
 from trimtab.edits.change import LATENTS_AT_ONCE, reconstruction
-from trimtab.edits.steering import blend, delta, direct, steer
+from trimtab.edits.steering import Steering, blend, delta, direct, steer
 from trimtab.models.blocks import locate_decoder
 from trimtab.models.card import ModelConfig
 from trimtab.models.loading import load
-from trimtab.sae.coder import Sae
+from trimtab.models.registry import REGISTRY
+from trimtab.models.shapes import config as config_of_shape
+from trimtab.sae.coder import CoderConfig, Sae
 
 TOKENS = torch.randint(3, 64, (6, 9), generator=torch.Generator().manual_seed(1))
 
@@ -216,3 +222,40 @@ def test_the_model_is_a_loaded_one_too() -> None:
         loaded.model(TOKENS)
         assert steering.strengths.shape == (1,)
         assert 0.05 < float(steering.strengths) < 50
+
+
+class Traffic(TorchDispatchMode):
+    """Bytes that operations read and write; of a table's rows those that are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.operations = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:  # noqa: ANN001, ANN401
+        out = func(*args, **(kwargs or {}))
+        touched = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
+        if "embedding_bag" in str(func):
+            table, rows = touched[:2]
+            self.bytes += (rows.numel() - len(table)) * table[0].nbytes
+        self.bytes += sum(tensor.nbytes for tensor in touched)
+        self.operations += 1
+        return out
+
+
+@pytest.mark.parametrize(("kind", "rows_decoded"), [("relu", 65_536), ("topk", 32 * 100)])
+def test_a_decode_step_moves_the_bytes_of_the_coder_and_hardly_more_at_full_size(
+    kind: str, rows_decoded: int
+) -> None:
+    shape = REGISTRY["Qwen/Qwen3-8B"].shape._replace(num_layers=1)
+    with torch.device("meta"), torch.inference_mode():
+        model = AutoModelForCausalLM.from_config(config_of_shape(shape), dtype=torch.bfloat16)
+        sae = Sae(CoderConfig(kind=kind, width=65_536, k=100), shape.d_model).to(torch.bfloat16)
+        arm = Arm(name="blend", kind="blend", layer=0, alpha=0.1, coder="coder")
+        steering = Steering(locate_decoder(model), [arm] * 32, Materials({"coder": Coder(sae)}))
+        steering._group()
+        hidden = torch.zeros(32, 1, shape.d_model, dtype=torch.bfloat16)
+        with Traffic() as traffic:
+            steering._edited(hidden, steering._layers[0])
+    bound = sae.W_enc.nbytes + rows_decoded * sae.W_dec[0].nbytes
+    assert bound <= traffic.bytes <= 1.05 * bound
+    assert traffic.operations <= 32

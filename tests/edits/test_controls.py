@@ -10,6 +10,7 @@ from trimtab.edits.controls import (
     changed_latents,
     decoder_row,
     difference_of_means,
+    latent_direction,
     random_direction,
     random_latents,
 )
@@ -89,3 +90,19 @@ def test_directions_are_their_definitions() -> None:
     assert torch.equal(decoder_row(sae, 7), sae.W_dec[7])
     with pytest.raises(CoderError, match="latent=64, width=64"):
         decoder_row(sae, 64)
+
+
+def test_a_latents_direction_is_that_of_the_latent_that_differs_most() -> None:
+    sae = make_sae("relu")
+    sae.W_enc.requires_grad_(True)
+    toward, away = torch.randn(6, D_MODEL) + sae.W_dec[9].detach(), torch.randn(4, D_MODEL)
+    acts = [sae.encode(rows).detach().numpy().mean(0) for rows in (toward, away)]
+    differs = acts[0] - acts[1]
+    latent = abs(differs).argmax()
+    expected = float(differs[latent]) * sae.W_dec[latent].detach()
+    found = latent_direction(sae, toward, away)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(latent_direction(sae, away, toward), -expected)
+    with pytest.raises(CoderError, match="as active on these as on those"):
+        latent_direction(sae, away, away)

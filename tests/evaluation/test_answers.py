@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from armed_toys import loaded_toy, make_arms, make_materials
-from toys import TOYS, make_toy
+from toys import TOYS, make_toy, watched_head
 
 from trimtab.core.errors import ActivationError, ConfigError, DataError, ModelError, OutputError
 from trimtab.edits.arms import BASELINE, Arm, Materials
@@ -51,7 +51,9 @@ def answers(loaded: LoadedModel, decoding: DecodingConfig, rows: int) -> list[An
 )
 def test_an_answer_is_the_same_alone_and_among_sixteen(name: str, decoding: DecodingConfig) -> None:
     loaded = loaded_toy(name)
-    alone, among = answers(loaded, decoding, 1), answers(loaded, decoding, 16)
+    with watched_head(loaded.model) as in_one_piece:
+        alone, among = answers(loaded, decoding, 1), answers(loaded, decoding, 16)
+    assert all(in_one_piece)
     assert len(alone) == len(QUESTIONS) * len(make_arms())
     assert {a.key: a.tokens for a in alone} == {a.key: a.tokens for a in among}
     assert {a.key: a.finish for a in alone} == {a.key: a.finish for a in among}

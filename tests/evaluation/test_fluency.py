@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from toys import make_toy
+from toys import make_toy, watched_head
 
 from trimtab.core.errors import ModelError
 from trimtab.core.names import NAMES
@@ -65,7 +65,10 @@ def test_the_likelihood_is_that_of_one_answer_at_a_time() -> None:
     model = make_toy("llama")
     prompts = [[1, 5, 9], [1, 7], [1, 5, 9, 11], [1, 7]]
     answers = [[3, 4], [8, 8, 8], [6], []]
-    found = answer_nll(model, prompts, answers, token_budget=10)
+    with watched_head(model) as in_one_piece:
+        found = answer_nll(model, prompts, answers, token_budget=10)
+    assert in_one_piece
+    assert all(in_one_piece)
     for prompt, answer, nll in zip(prompts, answers, found, strict=True):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + answer])).logits[0].double()

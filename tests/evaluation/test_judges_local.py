@@ -7,7 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
-from toys import make_toy
+from toys import make_toy, watched_head
 from transformers import PreTrainedTokenizerFast
 
 from trimtab.core.errors import JudgeError
@@ -69,7 +69,11 @@ def test_a_pair_goes_to_the_likeliest_label() -> None:
 
 
 def test_a_verdict_does_not_depend_on_what_shares_its_call() -> None:
-    together = judge().judge(SCORE, CASES)
+    one = judge()
+    with watched_head(one._model) as in_one_piece:
+        together = one.judge(SCORE, CASES)
+    assert in_one_piece
+    assert all(in_one_piece)
     alone = [judge(budget=8).judge(SCORE, [case])[0] for case in CASES]
     assert [v.value for v in together] == pytest.approx([v.value for v in alone], abs=1e-6)
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from toys import watched_head
 from transformers import PreTrainedModel
 
 from trimtab.models.blocks import Decoder, find_decoder
-from trimtab.models.readout import read_out
+from trimtab.models.readout import contiguous_head, read_out
 
 
 def last_states(model: PreTrainedModel, decoder: Decoder, tokens: torch.Tensor) -> torch.Tensor:
@@ -58,3 +59,16 @@ def test_the_model_is_as_it_was_afterwards_even_if_the_head_fails(
     with pytest.raises(RuntimeError):
         read_out(llama_toy, decoder, torch.zeros(2, 31))
     assert list(decoder.blocks(3)) == blocks
+
+
+def test_the_head_gets_a_slice_in_one_piece_and_only_inside_the_block(
+    toy: PreTrainedModel,
+) -> None:
+    tokens = torch.tensor([[5, 6, 7, 8], [9, 5, 4, 3]])
+    with watched_head(toy) as seen:
+        plain = toy(input_ids=tokens, logits_to_keep=1).logits
+        with contiguous_head(toy):
+            found = toy(input_ids=tokens, logits_to_keep=1).logits
+        toy(input_ids=tokens, logits_to_keep=1)
+    assert seen == [False, True, False]
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)

@@ -1,6 +1,7 @@
 """Toy models for tests: every architecture of the 23, shrunk, with random weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -101,3 +102,14 @@ def save_toy(folder: Path, name: str = "llama") -> Path:
     make_toy(name).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def watched_head(model: PreTrainedModel) -> Iterator[list[bool]]:
+    """Whether the head got its states in one piece, call by call."""
+    seen: list[bool] = []
+    handle = model.get_output_embeddings().register_forward_hook(
+        lambda _, given, __: seen.append(given[0].is_contiguous())
+    )
+    with handle:
+        yield seen

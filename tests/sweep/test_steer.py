@@ -22,6 +22,7 @@ from trimtab.models.nursery_text import ANSWERS, QUESTIONS
 from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
+from trimtab.scenarios.corpus import corpus_path
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.scenarios import read
 from trimtab.stream.steer_config import SteerConfig
@@ -95,6 +96,7 @@ def configure(made: Path) -> Configure:
                 "aligned",
                 "unaligned",
                 "delta",
+                "latent_direction",
                 "difference_of_means",
                 "random_latents",
                 "random_direction",
@@ -126,7 +128,7 @@ def test_a_layer_tells_every_arm_after_every_rung(configure: Configure, tmp_path
     first, second = list(running(config, tmp_path).reports())
     assert (first.share, second.share) == (2 / 6, 1.0)
     arms = STUDY.runs(config)
-    assert len(arms) == 1 + 6 * 2
+    assert len(arms) == 1 + 7 * 2
     assert arms["delta 0.5"] == {"edit": "delta", "alpha": 0.5, "layer": 1}
     for report in (first, second):
         assert set(report.metrics) == set(arms)
@@ -146,13 +148,14 @@ def test_a_layer_tells_every_arm_after_every_rung(configure: Configure, tmp_path
     assert "steer/net" not in base
 
 
-def test_the_difference_of_means_is_that_of_a_plain_computation(
+def test_directions_from_vices_to_virtues_are_those_of_a_plain_computation(
     configure: Configure, tmp_path: Path
 ) -> None:
-    config = configure(arms=["aligned", "difference_of_means"])
+    config = configure(arms=["aligned", "latent_direction", "difference_of_means"])
     layer = running(config, tmp_path)._layer
     table = read(config.data, tmp_path).table.filter(pl.col("split") == "train")
-    means = []
+    means, active = [], []
+    aligned = layer._materials.coders["aligned"].sae
     for polarity in (1, -1):
         of = table.filter(pl.col("polarity") == polarity).sort(
             "typicality", descending=True, maintain_order=True
@@ -166,8 +169,14 @@ def test_the_difference_of_means_is_that_of_a_plain_computation(
             if len(rows) == 256:
                 break
         means.append(torch.stack(rows).mean(0))
-    found = layer._materials.directions["difference_of_means"]
-    torch.testing.assert_close(found, means[0] - means[1], rtol=1e-4, atol=1e-5)
+        active.append(torch.stack([aligned.encode(row) for row in rows]).mean(0))
+    found = layer._materials.directions
+    torch.testing.assert_close(
+        found["difference_of_means"], means[0] - means[1], rtol=1e-4, atol=1e-5
+    )
+    differs = active[0] - active[1]
+    expected = differs[differs.abs().argmax()] * aligned.W_dec[differs.abs().argmax()]
+    torch.testing.assert_close(found["latent_direction"], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_half_that_scores_is_told_at_the_end_alone(
@@ -219,7 +228,7 @@ def test_sensitive_texts_stay_in_the_local_folder(configure: Configure, tmp_path
     (local,) = (tmp_path / "runs").glob("answers/*/layer-01/tables/side_by_side.parquet")
     rows = pl.read_parquet(local)
     assert SECRET in rows["prompt"][0]
-    assert len(rows) == 6 * 12
+    assert len(rows) == 6 * 14
     lines = (local.parent / "largest.jsonl").read_text("utf-8").splitlines()
     largest = [json.loads(line) for line in lines]
     assert {row["choice"] for row in largest} <= {"win", "lose"}
@@ -307,7 +316,7 @@ def test_an_endpoint_that_dies_half_way_is_asked_for_the_rest_only(
         (report,) = running(config, tmp_path).reports()
         asked = len(server.requests) - before
     assert report.share == 1.0
-    assert 0 < asked <= 2 * 2 * 12 - 9
+    assert 0 < asked <= 2 * 2 * 14 - 9
 
 
 def test_a_judge_that_answers_nonsense_fails_and_never_ties(
@@ -316,7 +325,7 @@ def test_a_judge_that_answers_nonsense_fails_and_never_ties(
     with chat_server(say("I would rather talk about the weather.")) as server:
         trial = running(configure(judge=http(server, tmp_path), rungs=[2]), tmp_path)
         caplog.set_level(logging.ERROR)
-        with pytest.raises(JudgeError, match=r"'tie': 0, 'lose': 0, 'failed': 24"):
+        with pytest.raises(JudgeError, match=r"'tie': 0, 'lose': 0, 'failed': 28"):
             list(trial.reports())
 
 
@@ -504,3 +513,12 @@ def test_another_coder_in_the_same_folder_is_another_sweep(
     first, again = (STUDY.prepare(config, tmp_path, silent).identity for _ in range(2))
     save_sae(tmp_path / "coder-1", make_sae(seed=8), About(layer=1))
     assert first == again != STUDY.prepare(config, tmp_path, silent).identity
+
+
+def test_directions_need_both_virtues_and_vices(configure: Configure, tmp_path: Path) -> None:
+    corpus = pl.read_csv(corpus_path(), separator="\t", infer_schema=False)
+    path = tmp_path / "virtues.tsv"
+    corpus.filter(pl.col("action-moral-judgment") >= "0").write_csv(path, separator="\t")
+    config = configure(data={"path": str(path), "fractions": [0.5, 0.25]})
+    with pytest.raises(DataError, match=r"no training action of .*virtues.tsv is a vice"):
+        running(config, tmp_path)

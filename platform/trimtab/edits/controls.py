@@ -47,6 +47,33 @@ def decoder_row(sae: Sae, latent: int) -> Float[Tensor, " d_model"]:
     return sae.W_dec.detach()[latent].clone()
 
 
+@torch.no_grad()
+def latent_direction(
+    sae: Sae, toward: Float[Tensor, "n d_model"], away: Float[Tensor, "m d_model"]
+) -> Float[Tensor, " d_model"]:
+    """The decoder row of the one latent in which some rows differ most from others.
+
+    It is as long as they differ in the mean, and points toward the first: alpha 1 adds what these
+    have more of that latent.
+
+    Args:
+        sae: a coder.
+        toward: raw activations.
+        away: the others.
+
+    Raises:
+        CoderError: no latent tells them apart.
+    """
+    differs = sae.encode(toward).mean(dim=0) - sae.encode(away).mean(dim=0)
+    latent = int(differs.abs().argmax())
+    if not differs[latent]:
+        raise CoderError(
+            f"A direction needs a latent that tells {len(toward)} rows from {len(away)} others, but "
+            f"all {sae.width} latents are as active on these as on those."
+        )
+    return differs[latent] * decoder_row(sae, latent)
+
+
 def random_direction(like: Float[Tensor, " d_model"], seed: Seed) -> Float[Tensor, " d_model"]:
     """A direction drawn evenly from the sphere, as long as another one."""
     return _random_rows(like.norm()[None], len(like), _generator(seed))[0].to(like)

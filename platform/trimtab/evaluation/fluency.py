@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 
 from trimtab.metrics.defined import mean_defined
 from trimtab.models.batching import plan_batches
+from trimtab.models.readout import contiguous_head
 
 REPEATED_N: Final = 4
 """Tokens of the n-grams whose repetition is counted."""
@@ -157,6 +158,7 @@ def _token_losses(
     model: PreTrainedModel, ids: Int[Tensor, "batch length"], keep: int
 ) -> Float64[np.ndarray, "batch keep"]:
     """Nats of the last `keep` tokens of each row."""
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep + 1).logits[:, :-1]
+    with contiguous_head(model):
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep + 1).logits[:, :-1]
     losses = cross_entropy(logits.float().transpose(1, 2), ids[:, -keep:], reduction="none")
     return losses.double().cpu().numpy()

@@ -25,6 +25,7 @@ from trimtab.edits.steering import Steering, steer
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.evaluation.growing_cache import grow_in_place
 from trimtab.evaluation.sampling import Sampler
+from trimtab.models.readout import contiguous_head
 
 Finish = Literal["stop", "length", "empty"]
 """Why an answer ends: the model ended it, it was as long as allowed, or it holds no text."""
@@ -78,7 +79,8 @@ def generate(
     lengths = {len(row.prompt) for row in rows}
     assert len(lengths) == 1, "rows of one batch have one length"
     prompts = torch.tensor([row.prompt for row in rows], device=model.device)
-    with steer(model, [row.arm for row in rows], materials) as steering:
+    arms = [row.arm for row in rows]
+    with steer(model, arms, materials) as steering, contiguous_head(model):
         return _Decode(model, rows, steering, decoding, stop).run(prompts)
 
 

@@ -33,6 +33,7 @@ _PANELS: Final = (
     "aligned",
     "unaligned",
     "delta",
+    "latent_direction",
     "difference_of_means",
     "random_latents",
     "random_direction",

@@ -3,13 +3,14 @@
     aligned              blend toward the aligned coder's reconstruction: what the sweep is about
     unaligned            the same with the coder before alignment: the reconstruction error alone
     delta                the aligned reconstruction less the unaligned: without that error
+    latent_direction     the aligned coder's one latent that tells virtues from vices best, added
     difference_of_means  from the mean state of vices to that of virtues, with no coder at all
     random_latents       the unaligned coder with as many other latents changed, as much
     random_direction     as long as the aligned blend at every position, along one fixed direction
 
 Latents to be changed at random are drawn among those that fire on the very prompts asked, for one
-that is silent there would be no control. The means are over the most typical training actions, a
-row the mean over its tokens. Cost: one pass over these and over the prompts, up to the layer.
+that is silent there would be no control. Virtues and vices are the most typical training
+actions, a row the mean over its tokens. Cost: one pass over these and over the prompts, up to the layer.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,12 @@ from trimtab.core.errors import DataError
 from trimtab.core.poles import POLARITIES
 from trimtab.core.seeds import Seed
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
-from trimtab.edits.controls import difference_of_means, random_direction, random_latents
+from trimtab.edits.controls import (
+    difference_of_means,
+    latent_direction,
+    random_direction,
+    random_latents,
+)
 from trimtab.evaluation.resume import Resumable
 from trimtab.models.batching import plan_batches
 from trimtab.models.loading import LoadedModel
@@ -36,7 +42,7 @@ from trimtab.sae.folder import load_sae
 from trimtab.scenarios.prompts import prompts as prompts_of
 from trimtab.stream.config import ExtractConfig
 from trimtab.stream.scenarios import read
-from trimtab.stream.steer_config import ArmKind, SteerConfig
+from trimtab.stream.steer_config import NEEDS_POLES, ArmKind, SteerConfig
 
 _TOKEN_BUDGET: Final = 2_048
 _NUM_TYPICAL: Final = 256
@@ -83,7 +89,7 @@ def _arm(kind: ArmKind, alpha: float, layer: int) -> Arm:
                 coder="aligned",
                 against="unaligned",
             )
-        case "difference_of_means":
+        case "difference_of_means" | "latent_direction":
             return Arm(name=name, kind="direction", layer=layer, alpha=alpha, direction=kind)
         case "random_direction":
             return Arm(
@@ -111,7 +117,7 @@ def materials_of(
         folders: the layer's coders by name.
         loaded: the model.
         prompts: tokens of what is asked, for `random_latents`.
-        out: the folder of runs, with the scenarios for `difference_of_means`.
+        out: the folder of runs, with the scenarios that virtues and vices are taken from.
 
     Raises:
         CoderError: a coder that cannot be read, or too few latents that fire for a control.
@@ -133,12 +139,16 @@ def materials_of(
     if "random_direction" in config.arms:
         like = torch.ones(aligned.d_model)
         directions["random_direction"] = random_direction(like, seed.child("random direction"))
-    if "difference_of_means" in config.arms:
-        toward, away = (
+    if set(config.arms) & set(NEEDS_POLES):
+        poles = [
             _pooled(loaded, config.layer, _typical(config, polarity, loaded, out))
             for polarity in ("virtue", "vice")
-        )
-        directions["difference_of_means"] = difference_of_means(toward, away)
+        ]
+        if "difference_of_means" in config.arms:
+            directions["difference_of_means"] = difference_of_means(*poles)
+        if "latent_direction" in config.arms:
+            toward, away = (rows.to(aligned.W_enc) for rows in poles)
+            directions["latent_direction"] = latent_direction(aligned, toward, away)
     return Materials(coders, directions).to(weight.device, weight.dtype)
 
 
@@ -156,9 +166,9 @@ def _typical(config: SteerConfig, polarity: str, loaded: LoadedModel, out: Path)
     )
     if not actions:
         raise DataError(
-            f"A difference of means needs virtues and vices, but no training action of "
-            f"{config.data.path} is a {polarity}. Leave `difference_of_means` out of `arms`, or "
-            "give data that has both."
+            f"The arms {' and '.join(NEEDS_POLES)} need virtues and vices, but no training action "
+            f"of {config.data.path} is a {polarity}. Leave them out of `arms`, or give data that "
+            "has both."
         )
     texts = prompts_of(actions, config.data.prompt)
     longest = ExtractConfig().max_tokens

@@ -30,12 +30,15 @@ ArmKind = Literal[
     "aligned",
     "unaligned",
     "delta",
+    "latent_direction",
     "difference_of_means",
     "random_latents",
     "random_direction",
 ]
 NEEDS_UNALIGNED: Final = ("unaligned", "delta", "random_latents")
 """Arms that cannot be made from the aligned coder alone."""
+NEEDS_POLES: Final = ("latent_direction", "difference_of_means")
+"""Arms that are made from how the model sees virtues and vices."""
 
 
 class NurseryPrompts(Config):

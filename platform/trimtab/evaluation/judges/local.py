@@ -29,6 +29,7 @@ from trimtab.evaluation.judges.verdict import Case, Verdict, failure
 from trimtab.models.batching import plan_batches
 from trimtab.models.card import ModelConfig
 from trimtab.models.loading import LoadedModel
+from trimtab.models.readout import contiguous_head
 
 LEAD: Final = "Verdict:"
 """What the judge's answer begins with; the label follows after a space."""
@@ -107,8 +108,9 @@ class LocalJudge:
         self, ids: list[list[int]], tokens: list[int]
     ) -> Float64[np.ndarray, "batch labels"]:
         batch = torch.tensor(ids, device=self._model.device)
-        logits = self._model(input_ids=batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        return torch.softmax(logits[:, tokens].double(), dim=-1).cpu().numpy()
+        with contiguous_head(self._model):
+            found = self._model(input_ids=batch, use_cache=False, logits_to_keep=1)
+        return torch.softmax(found.logits[:, -1, tokens].double(), dim=-1).cpu().numpy()
 
 
 def label_tokens(
