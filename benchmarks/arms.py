@@ -14,10 +14,8 @@ Cases, random weights in float32; all sides of a case run in turn, in one order 
   once an arm there. Its warm-up is one arm.
 - bfloat16: how many answers are the same alone and among all 128, where rounding differs with the
   batch (in float32 all of them are).
-- overhead: what one blend adds to a decode step, relu and topk, beside what its matrices' share
-  of the bytes of a step lets expect.
 
-A round of the grid takes two minutes on two idle cores, one of the others a few seconds. Quick look:
+What one blend adds to a decode step: `gpu.py --cases blend`, which also runs on a CPU. A round of the grid takes two minutes on two idle cores, one of the others a few seconds. Quick look:
 `--toy`.
 """
 
@@ -37,7 +35,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from trimtab.core.seeds import Seed
 from trimtab.edits.arms import Arm, Coder, Materials
-from trimtab.edits.steering import steer
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.evaluation.generate import Row, generate
 from trimtab.evaluation.resume import Resumable
@@ -45,7 +42,7 @@ from trimtab.evaluation.scores import Given, log_probabilities
 from trimtab.models.allocator import keep_freed_memory
 from trimtab.models.batching import plan_batches
 from trimtab.models.blocks import locate_decoder
-from trimtab.sae.coder import CoderConfig, Kind, Sae
+from trimtab.sae.coder import CoderConfig, Sae
 
 GREEDY_SEED = Seed(0)
 
@@ -67,7 +64,7 @@ DECODE = Size(4, 128, 4_096, 1_024, 64, 8, (0, 1, 2, 3), (0.05, 0.1, 0.2, 0.4))
 GRID = Size(12, 512, 32_000, 4_096, 0, 64, (2, 5, 8, 11), (0.05, 0.1, 0.2, 0.4, 0.8, 1.0))
 TOY_DECODE = DECODE._replace(width=32, vocabulary=128, latents=64, new_tokens=6)
 TOY_GRID = GRID._replace(width=32, vocabulary=128, latents=64, prompts=6)
-CASES = ("decode", "varied", "grid", "bfloat16", "overhead")
+CASES = ("decode", "varied", "grid", "bfloat16")
 EDITS = ("direction", "blend")
 TOKEN_BUDGET = 1_024
 
@@ -105,10 +102,8 @@ def case(name: str, decode: Size, grid: Size, options: argparse.Namespace) -> di
             return decoding(decode, lengths, rounds)
         case "grid":
             return {kind: scoring(grid, kind, rounds) for kind in options.edits}
-        case "bfloat16":
-            return agreement(decode)
         case _:
-            return {kind: overhead(decode, cast(Kind, kind), rounds) for kind in ("relu", "topk")}
+            return agreement(decode)
 
 
 def make_model(size: Size) -> PreTrainedModel:
@@ -131,8 +126,8 @@ def make_model(size: Size) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def make_coder(size: Size, kind: Kind, seed: int = 0) -> Sae:
-    sae = Sae(CoderConfig(kind=kind, width=size.latents, k=32), size.width)
+def make_coder(size: Size, seed: int) -> Sae:
+    sae = Sae(CoderConfig(kind="topk", width=size.latents, k=32), size.width)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in (sae.W_enc, sae.W_dec):
@@ -154,7 +149,7 @@ def make_arms(size: Size, kind: str) -> tuple[list[Arm], Materials]:
         for layer in size.edited
         for alpha in size.alphas
     ]
-    coders = {str(layer): Coder(make_coder(size, "topk", layer)) for layer in size.edited}
+    coders = {str(layer): Coder(make_coder(size, layer)) for layer in size.edited}
     generator = torch.Generator().manual_seed(0)
     drawn = {str(layer): torch.randn(size.width, generator=generator) for layer in size.edited}
     return arms, Materials(coders, drawn)
@@ -327,39 +322,6 @@ def score_naively(
     return scores
 
 
-@torch.inference_mode()
-def overhead(size: Size, kind: Kind, rounds: int) -> dict[str, Any]:
-    """One decode step of a batch, plain and with one blend on every row."""
-    model, sae = make_model(size), make_coder(size, kind)
-    arm = Arm(name="blend", kind="blend", layer=1, alpha=0.1, coder="coder")
-    tokens = torch.tensor(make_prompts([1] * 32, size.vocabulary))
-
-    def steps(edited: list[Arm]) -> Callable[[], None]:
-        def run() -> None:
-            with steer(model, edited, Materials({"coder": Coder(sae)})):
-                found = model(input_ids=tokens, use_cache=True)
-                for _ in range(size.new_tokens):
-                    found = model(
-                        input_ids=tokens, past_key_values=found.past_key_values, use_cache=True
-                    )
-
-        return run
-
-    sides = {"plain": steps([Arm(name="none")] * 32), "blend": steps([arm] * 32)}
-    for run in sides.values():
-        run()
-    seconds = in_turn(sides, rounds)
-    median = medians(seconds)
-    read = sae.W_enc.nbytes * (2 if kind == "relu" else 1)
-    step = sum(p.nbytes for name, p in model.named_parameters() if "embed_tokens" not in name)
-    return {
-        **timed(seconds),
-        "steps": 1 + size.new_tokens,
-        "overhead": median["blend"] / median["plain"] - 1,
-        "share_of_bytes": read / step,
-    }
-
-
 def in_turn(sides: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     """Seconds of each side, round by round; it was warmed up before."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -405,13 +367,6 @@ def report(found: dict[str, Any]) -> Iterator[str]:
         yield (
             f"| bfloat16: {one['answers']} answers, together and alone | | | | "
             f"{one['equal']:.1%} of answers equal |"
-        )
-    for kind, one in found.get("overhead", {}).items():
-        seconds = one["seconds"]
-        yield (
-            f"| blend of a {kind} coder on {one['steps']} steps of 32 rows | {seconds['blend']:.2f} s | "
-            f"{seconds['plain']:.2f} s without | + {one['overhead']:.1%} | "
-            f"{one['share_of_bytes']:.1%} of a step's bytes |"
         )
 
 

@@ -35,8 +35,6 @@ def test_both_ways_decode_the_same_tokens_and_score_the_same_numbers(
         assert one["arms"] == 24
     assert found["bfloat16"]["answers"] == 16 * 8
     assert 0 < found["bfloat16"]["equal"] <= 1
-    relu, topk = found["overhead"]["relu"], found["overhead"]["topk"]
-    assert relu["share_of_bytes"] == pytest.approx(2 * topk["share_of_bytes"])
     lines = "\n".join(bench.report(found))
     assert "| decode: 16 arms x 8 prompts, 768 tokens |" in lines
     assert "| 100.0% of answers equal |" in lines

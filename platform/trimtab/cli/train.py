@@ -5,11 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from trimtab.cli.console import ERR, OUT, echo_json
+from trimtab.cli.console import ERR, echo_json
 from trimtab.cli.noise import clean_streams
 from trimtab.cli.run import (
     AsJson,
@@ -28,7 +26,6 @@ from trimtab.cli.run import (
 )
 
 if TYPE_CHECKING:
-    from trimtab.report.tables import Cell
     from trimtab.stream.train import Trained
     from trimtab.stream.train_config import TrainJob
 
@@ -62,85 +59,81 @@ class Exports(StrEnum):
     sparsify = "sparsify"
 
 
-_LEGEND = """\
-On {rows} held-out rows. L0: active latents of a row. FVU: variance unexplained,
-0 is perfect. Dead: latents that were active on no row. CE: cross-entropy that
-the model keeps when the reconstruction takes the place of the block's output:
-1 is all of it, 0 is as bad as zeros. Token: the same autoencoder on the states
-of single tokens, and how much longer these are than {pooled} rows."""
-_TWIN = "This model is a twin: its weights are random, so these numbers are no finding."
-_POOR = """Layers {layers}: FVU is above 1, so that the rows' mean alone would be nearer to them. Training came
-to nothing or went astray: look at the learning curves; train longer, or with another learning rate."""
-_DASH = "–"
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Hugging Face id, folder, nursery:base|instruct|guard, or twin:ID; NAME=ID calls it NAME.",
+    ),
+]
+ExtractLayers = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers to store, where more than --layers: others are then trained without the model.",
+        show_default="--layers",
+    ),
+]
+Fractions = Annotated[
+    str, typer.Option(help="Of the actions, in training and in validation; the rest is test.")
+]
+Preset = Annotated[
+    Presets | None, typer.Option(help="A recipe; what else is said here comes on top of it.")
+]
+Kind = Annotated[Kinds | None, typer.Option(help="Activation.", show_default="topk, or --from's")]
+Width = Annotated[
+    int | None, typer.Option(help="Latents.", show_default="--from's; 65536 with --preset li2026")
+]
+ActiveLatents = Annotated[
+    int | None,
+    typer.Option(help="Active latents of a row, for the top-k kinds.", show_default="32"),
+]
+TargetL0 = Annotated[
+    float | None, typer.Option(help="Active latents that lambda aims at, for relu and jumprelu.")
+]
+Penalty = Annotated[
+    float | None, typer.Option(help="Lambda, or where it starts.", show_default="1e-3")
+]
+Epochs = Annotated[
+    float | None, typer.Option(help="Passes over the training rows.", show_default="10")
+]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", show_default="3e-4")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows of a step.", show_default="4096")]
+Draws = Annotated[int, typer.Option(help="Of the first weights and the rows' order.")]
+Start = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", help="Go on from an autoencoder that trimtab, SAELens or sparsify wrote."
+    ),
+]
+Export = Annotated[
+    Exports | None, typer.Option(help="Write this format as well; ours is SAELens' too.")
+]
+Texts = Annotated[int, typer.Option(help="Held-out prompts for the cross-entropy; 0: none.", min=0)]
+Device = Annotated[Devices, typer.Option(help="What is trained on.")]
 
 
 def train(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Hugging Face id, folder, nursery:base|instruct|guard, or twin:ID; NAME=ID calls it NAME.",
-        ),
-    ],
+    model: Model,
     data: Data = "corpus",
     out: Out = Path("runs"),
     layers: Layers = "all",
-    extract_layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Layers to store, where more than --layers: others are then trained without the model.",
-            show_default="--layers",
-        ),
-    ] = None,
-    fractions: Annotated[
-        str, typer.Option(help="Of the actions, in training and in validation; the rest is test.")
-    ] = "0.8,0.1",
-    preset: Annotated[
-        Presets | None, typer.Option(help="A recipe; what else is said here comes on top of it.")
-    ] = None,
-    kind: Annotated[
-        Kinds | None, typer.Option(help="Activation.", show_default="topk, or --from's")
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(help="Latents.", show_default="--from's; 65536 with --preset li2026"),
-    ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option(help="Active latents of a row, for the top-k kinds.", show_default="32"),
-    ] = None,
-    target_l0: Annotated[
-        float | None,
-        typer.Option(help="Active latents that lambda aims at, for relu and jumprelu."),
-    ] = None,
-    penalty: Annotated[
-        float | None,
-        typer.Option(help="Lambda, or where it starts.", show_default="1e-3"),
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the training rows.", show_default="10")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", "--lr", show_default="3e-4")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Rows of a step.", show_default="4096")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights and the rows' order.")] = 0,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            "--from", help="Go on from an autoencoder that trimtab, SAELens or sparsify wrote."
-        ),
-    ] = None,
-    export: Annotated[
-        Exports | None, typer.Option(help="Write this format as well; ours is SAELens' too.")
-    ] = None,
-    texts: Annotated[
-        int, typer.Option(help="Held-out prompts for the cross-entropy; 0: none.", min=0)
-    ] = 512,
-    device: Annotated[Devices, typer.Option(help="What is trained on.")] = Devices.auto,
+    extract_layers: ExtractLayers = None,
+    fractions: Fractions = "0.8,0.1",
+    preset: Preset = None,
+    kind: Kind = None,
+    width: Width = None,
+    k: ActiveLatents = None,
+    target_l0: TargetL0 = None,
+    penalty: Penalty = None,
+    epochs: Epochs = None,
+    learning_rate: LearningRate = None,
+    batch_size: BatchSize = None,
+    seed: Draws = 0,
+    start: Start = None,
+    export: Export = None,
+    texts: Texts = 512,
+    device: Device = Devices.auto,
     token_budget: TokenBudget = None,
     threads: Threads = None,
     num_gpus: NumGpus = None,
@@ -160,13 +153,8 @@ def train(
     held = {"precision": precision.value, "source": source.value, "num_gpus": num_gpus}
     (spec,), extract, workers = on_this_machine([model], held, token_budget, threads)
     coder = {"kind": kind and kind.value, "width": width, "k": k}
-    recipe = {
-        "target_l0": target_l0,
-        "penalty": penalty,
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-    }
+    recipe = {"target_l0": target_l0, "penalty": penalty, "epochs": epochs}
+    recipe |= {"learning_rate": learning_rate, "batch_size": batch_size}
     tree = {
         "model": spec,
         "data": {"path": absolute(data), "fractions": fractions.split(",")},
@@ -191,6 +179,7 @@ def run_train(job: "TrainJob", *, as_json: bool = False) -> None:
         TrimtabError: something the user can mend.
     """
     from trimtab.cli import show
+    from trimtab.cli.train_tables import print_trained
     from trimtab.stream import train as driver
     from trimtab.stream.coders import said
 
@@ -204,7 +193,7 @@ def run_train(job: "TrainJob", *, as_json: bool = False) -> None:
     if as_json:
         echo_json(_document(found))
     else:
-        _print(found, job)
+        print_trained(found, job)
 
 
 def _recipe(
@@ -260,68 +249,3 @@ def _document(found: "Trained") -> dict[str, object]:
         "mlflow_run": found.run_id,
         "tracking_uri": found.tracking_uri,
     }
-
-
-def _print(found: "Trained", job: "TrainJob") -> None:
-    from trimtab.report.training import quality_table
-    from trimtab.stream.twins import original
-    from trimtab.track.mlflow import ui_command
-
-    result = found.result
-    OUT.print(_table(quality_table(result.metrics)))
-    rows = f"{result.rows[job.evaluate.split]:,}"
-    legend = _LEGEND.format(
-        rows=rows, pooled="mean-pooled" if job.extract.pooling == "mean" else "last-token"
-    )
-    OUT.print(Text(legend, style="dim"))
-    if original(found.card) is not None:
-        OUT.print(Text(_TWIN, style="bold yellow"))
-    if poor := [layer for layer, of in result.metrics.items() if of.get("sae/fvu", 0.0) > 1]:
-        said = _POOR.format(layers=", ".join(map(str, poor)))
-        OUT.print(Text(said, style="bold yellow"))
-    how = "trained before, reused" if found.reused else f"{result.seconds:.1f} s"
-    OUT.print(
-        f"\n{result.rows['train']:,} training rows, {result.epochs:g} epochs, "
-        f"{result.steps:,} steps: {how}",
-        highlight=False,
-    )
-    _folders("Autoencoders, for trimtab and SAELens", list(found.coders.values()))
-    _folders("For sparsify", list(found.exports.values()))
-    _folders("Figures", found.figures)
-    OUT.print(f"\nMLflow run {found.run_id} in trimtab/sae:", highlight=False)
-    OUT.print(Text(ui_command(found.tracking_uri), style="bold"), soft_wrap=True)
-
-
-def _folders(title: str, paths: list[Path]) -> None:
-    """A folder and what of it is meant, on one line."""
-    from trimtab.cli.show import near
-
-    if paths:
-        OUT.print(Text(f"\n{title}", style="bold"))
-        names = ", ".join(path.name for path in paths)
-        OUT.print(Text(f"  {near(paths[0].parent)}: {names}"), soft_wrap=True)
-
-
-def _table(rows: "list[dict[str, Cell]]") -> Table:
-    """One line per layer."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, header_style="bold")
-    columns = {
-        "l0": ("L0", "{:.1f}"),
-        "fvu": ("FVU", "{:#.3g}"),
-        "mse": ("MSE", "{:#.3g}"),
-        "dead": ("Dead", "{:.0%}"),
-        "ce_recovered": ("CE", "{:#.3g}"),
-        "token_l0": ("Token: L0", "{:.1f}"),
-        "token_fvu": ("FVU", "{:#.3g}"),
-        "norm_ratio": ("length", "{:.2f} x"),
-    }
-    table.add_column("Layer")
-    for title, _ in columns.values():
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in rows:
-        shown = [
-            _DASH if row[column] is None else form.format(row[column])
-            for column, (_, form) in columns.items()
-        ]
-        table.add_row(f"L{row['layer']}", *shown)
-    return table
