@@ -49,6 +49,31 @@ Judge = Annotated[
     typer.Option(help="`rule`, `rule:FILE`, an OpenAI-compatible https://host/v1, or a model."),
 ]
 
+Edit = Annotated[
+    Path | None, typer.Option(help="Blend in this autoencoder: ours, SAELens' or sparsify's.")
+]
+Layer = Annotated[
+    int | None,
+    typer.Option(help="The block to edit.", show_default="what its folder says", min=0),
+]
+Alpha = Annotated[str, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.")]
+JudgeModel = Annotated[str, typer.Option(help="What the endpoint calls its model.")]
+JudgeKey = Annotated[str, typer.Option(help="The variable that holds the endpoint's key.")]
+Limit = Annotated[
+    int | None, typer.Option(help="Ask only the first so many.", show_default="all", min=1)
+]
+Longest = Annotated[int, typer.Option(help="Longest answer.", min=1)]
+Temperature = Annotated[float, typer.Option(help="Of drawing; 0 takes the likeliest token.", min=0)]
+System = Annotated[
+    str | None, typer.Option(help="System prompt.", show_default="the study's for flames")
+]
+Raw = Annotated[bool, typer.Option("--raw", help="Prompts as they are: no template.")]
+Public = Annotated[
+    bool, typer.Option("--public", help="A file's texts are not sensitive: MLflow gets them.")
+]
+Rows = Annotated[int, typer.Option(help="Most answers decoded side by side.", min=1)]
+Draws = Annotated[int, typer.Option(help="Of drawn answers and of intervals.", min=0)]
+
 _LEGEND = """\
 {prompts} prompts, judged by {judge}; in brackets 95 % intervals. Net rate: wins less
 losses against the unedited model, of what was judged. Perplexity is under the
@@ -60,34 +85,19 @@ def evaluate(
     prompts: Prompts,
     judge: Judge,
     data: Data = None,
-    sae: Annotated[
-        Path | None, typer.Option(help="Blend in this autoencoder: ours, SAELens' or sparsify's.")
-    ] = None,
-    layer: Annotated[
-        int | None,
-        typer.Option(help="The block to edit.", show_default="what its folder says", min=0),
-    ] = None,
-    alpha: Annotated[str, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.")] = "0.1",
-    judge_model: Annotated[str, typer.Option(help="What the endpoint calls its model.")] = "",
-    judge_key: Annotated[
-        str, typer.Option(help="The variable that holds the endpoint's key.")
-    ] = "",
-    limit: Annotated[
-        int | None, typer.Option(help="Ask only the first so many.", show_default="all", min=1)
-    ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 512,
-    temperature: Annotated[
-        float, typer.Option(help="Of drawing; 0 takes the likeliest token.", min=0)
-    ] = 0.7,
-    system: Annotated[
-        str | None, typer.Option(help="System prompt.", show_default="the study's for flames")
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Prompts as they are: no template.")] = False,
-    public: Annotated[
-        bool, typer.Option("--public", help="A file's texts are not sensitive: MLflow gets them.")
-    ] = False,
-    rows: Annotated[int, typer.Option(help="Most answers decoded side by side.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of drawn answers and of intervals.", min=0)] = 0,
+    sae: Edit = None,
+    layer: Layer = None,
+    alpha: Alpha = "0.1",
+    judge_model: JudgeModel = "",
+    judge_key: JudgeKey = "",
+    limit: Limit = None,
+    max_new_tokens: Longest = 512,
+    temperature: Temperature = 0.7,
+    system: System = None,
+    raw: Raw = False,
+    public: Public = False,
+    rows: Rows = 64,
+    seed: Draws = 0,
     out: Out = Path("runs"),
     threads: Threads = None,
     num_gpus: NumGpus = None,

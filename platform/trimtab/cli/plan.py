@@ -9,7 +9,7 @@ from rich.text import Text
 
 from trimtab.cli.console import ERR, OUT, echo_json
 from trimtab.cli.plan_tables import run_table, weights_table
-from trimtab.cli.run import AllRows, AsJson, Precisions
+from trimtab.cli.run import AllRows, AsJson, Precision, Precisions, TokenBudget
 from trimtab.cli.seam import USER_ERROR
 
 if TYPE_CHECKING:
@@ -51,13 +51,8 @@ def plan(
         ),
     ] = None,
     all_rows: AllRows = False,
-    precision: Annotated[
-        Precisions, typer.Option(help="As published (exact), or 4 bits.")
-    ] = Precisions.published,
-    token_budget: Annotated[
-        int | None,
-        typer.Option(help="Most tokens in a batch.", show_default="16384; CPU: 1024", min=1),
-    ] = None,
+    precision: Precision = Precisions.published,
+    token_budget: TokenBudget = None,
     read_rate: Annotated[
         float, typer.Option(help="GB a second that storage gives a node.", min=0.001)
     ] = 2.0,
