@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from trimtab.core.errors import CoderError, ConfigError
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
-from trimtab.edits.change import LATENTS_AT_ONCE, reconstruction
+from trimtab.edits.change import LATENTS_AT_ONCE, change_of, reconstruction
 from trimtab.edits.steering import Steering, blend, delta, direct, steer
 from trimtab.models.blocks import locate_decoder
 from trimtab.models.card import ModelConfig
@@ -214,6 +214,14 @@ def test_a_reconstruction_in_pieces_is_the_whole_one(monkeypatch: pytest.MonkeyP
     assert 5 * 7 * sae.width < LATENTS_AT_ONCE
     monkeypatch.setattr("trimtab.edits.change.LATENTS_AT_ONCE", 3 * sae.width)
     torch.testing.assert_close(reconstruction(sae, x), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["direction", "noise"])
+def test_a_direction_goes_where_its_layer_is(kind: str) -> None:
+    arm = next(arm for arm in make_arms() if arm.kind == kind)
+    x = torch.zeros(2, 3, D_MODEL, device="meta")
+    change = change_of(arm, x, lambda _: x, torch.ones(D_MODEL))
+    assert change.device == x.device
 
 
 def test_the_model_is_a_loaded_one_too() -> None:

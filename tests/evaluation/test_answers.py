@@ -22,6 +22,7 @@ from trimtab.evaluation.answers import (
     stop_tokens,
 )
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
+from trimtab.evaluation.judges.verdict import spoken
 from trimtab.evaluation.prompts import Question
 from trimtab.models.loading import LoadedModel
 
@@ -265,3 +266,17 @@ def test_a_chat_template_gets_the_system_prompt_and_whether_to_think() -> None:
 def test_a_prompt_without_a_token_is_named() -> None:
     with pytest.raises(DataError, match="Prompt 'blank' has no token"):
         ask(known(loaded_toy()), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)
+
+
+def test_thoughts_that_the_template_opened_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_toy()
+    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE], Materials(), GREEDY)
+    tail = asked[0].tokens[-4:]
+    monkeypatch.setattr(
+        type(loaded.tokenizer),
+        "decode",
+        lambda _, ids, **__: "user says <think>\n" if ids == tail else "how could I",
+    )
+    (answer,) = Speaker(loaded, Materials(), GREEDY).answer(asked)
+    assert answer.text == "<think>\nhow could I"
+    assert spoken(answer.text) == ""

@@ -150,6 +150,8 @@ def measured(kind: str, low: float, high: float) -> Cell:
         ((0.1, 0.3), (-0.1, 0.05), "wins more than it loses, beyond every control"),
         ((0.1, 0.3), (-0.1, 0.15), "wins more than it loses, but no further than a control may"),
         ((-0.3, -0.1), (0.0, 0.1), "loses more than it wins, beyond every control"),
+        ((0.05, 0.12), (0.2, 0.4), "wins more than it loses, but no further than a control may"),
+        ((-0.3, -0.1), (-0.6, -0.4), "loses more than it wins, but no further than a control may"),
     ],
 )
 def test_an_effect_is_said_where_the_interval_leaves_out_0_and_every_control(
@@ -158,6 +160,11 @@ def test_an_effect_is_said_where_the_interval_leaves_out_0_and_every_control(
     found = [measured("aligned", *aligned), measured("random_latents", *control)]
     assert says in best_says(found, 3, 0.1)
     assert "120 prompts" in best_says(found, 3, 0.1)
+
+
+def test_an_edit_to_compare_with_is_no_control() -> None:
+    found = [measured("aligned", 0.1, 0.3), measured("difference_of_means", 0.2, 0.4)]
+    assert "and has no control beside it" in best_says(found, 3, 0.1)
 
 
 def test_rates_stand_with_their_intervals_below_the_unedited_model() -> None:

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field, PositiveInt
 
 from trimtab.core.config import Config
-from trimtab.core.errors import ConfigError, TrainingError
+from trimtab.core.errors import ConfigError, JudgeError, TrainingError
 from trimtab.core.files import write_json
 from trimtab.core.hashing import content_hash
 from trimtab.core.progress import Report as Progress
@@ -32,6 +32,8 @@ class Quadratic(Config):
     """x -> step at which its trial raises."""
     dying: dict[str, int] = Field(default_factory=dict)
     """x -> step at which the process of its trial is killed, the first time."""
+    away: str = ""
+    """While this file is there, a trial's third step cannot reach what it needs."""
     log: str = ""
     """File that gets a line `x step` for every step that is worked."""
 
@@ -66,6 +68,8 @@ class FakeRunning:
         name = f"{trial.x:g}"
         if self.step == trial.failing.get(name):
             raise TrainingError(f"step {self.step} is where it was told to fail")
+        if self.step == 2 and trial.away and Path(trial.away).exists():
+            raise JudgeError("nobody answers")
         marker = Path(f"{trial.log}.died-{name}")
         if self.step == trial.dying.get(name) and not marker.exists():
             marker.touch()

@@ -105,6 +105,21 @@ def test_asha_stops_who_is_worse_than_the_best_third() -> None:
     assert told(scheduler, "0002", 0.1, 0.5) == "CONTINUE"
 
 
+def test_asha_judges_at_every_rung_though_a_share_is_rounded() -> None:
+    scheduler = asha()
+    for i in range(3):
+        told(scheduler, f"{i:04d}", 0.1, 1.0)
+    assert told(scheduler, "0000", 300 / 1000, 1.0) == "CONTINUE"
+    assert told(scheduler, "0001", 300 / 1000, 2.0) == "STOP"
+
+
+def test_a_trial_that_is_through_is_not_stopped_by_a_rung_that_it_passed_unheard() -> None:
+    scheduler = asha()
+    for i in range(3):
+        told(scheduler, f"{i:04d}", 0.3, float(i))
+    assert told(scheduler, "0003", 1.0, 99.0) == "CONTINUE"
+
+
 def test_a_trial_at_its_end_is_never_stopped() -> None:
     scheduler = asha()
     for i in range(3):

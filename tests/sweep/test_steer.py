@@ -19,12 +19,14 @@ from trimtab.core.errors import CoderError, ConfigError, DataError, JudgeError, 
 from trimtab.core.names import NAMES
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
+from trimtab.report.steer import cells
 from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
 from trimtab.scenarios.corpus import corpus_path
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.scenarios import read
+from trimtab.stream.steer_arms import arm_name
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
@@ -225,7 +227,7 @@ def test_sensitive_texts_stay_in_the_local_folder(configure: Configure, tmp_path
     for path in folder.iterdir():
         table = pl.read_parquet(path)
         assert not any(SECRET in str(row) for row in table.iter_rows())
-    (local,) = (tmp_path / "runs").glob("answers/*/layer-01/tables/side_by_side.parquet")
+    (local,) = (tmp_path / "runs").glob("answers/*/layer-01/tables/*/side_by_side.parquet")
     rows = pl.read_parquet(local)
     assert SECRET in rows["prompt"][0]
     assert len(rows) == 6 * 14
@@ -522,3 +524,43 @@ def test_directions_need_both_virtues_and_vices(configure: Configure, tmp_path: 
     config = configure(data={"path": str(path), "fractions": [0.5, 0.25]})
     with pytest.raises(DataError, match=r"no training action of .*virtues.tsv is a vice"):
         running(config, tmp_path)
+
+
+def test_other_rules_or_scenarios_are_another_sweep(
+    configure: Configure, tmp_path: Path, made: Path
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text((made / "rules.yaml").read_text("utf-8"), "utf-8")
+    data = tmp_path / "rows.tsv"
+    corpus = corpus_path().read_text("utf-8")
+    data.write_text(corpus, "utf-8")
+    config = configure(
+        judge={"kind": "rule", "rules": str(rules)},
+        data={"path": str(data), "fractions": [0.5, 0.25]},
+        arms=["aligned", "difference_of_means"],
+    )
+    first, again = (STUDY.prepare(config, tmp_path, silent).identity for _ in range(2))
+    rules.write_text(rules.read_text("utf-8").replace("grade: 3", "grade: 2"), "utf-8")
+    judged = STUDY.prepare(config, tmp_path, silent).identity
+    data.write_text("".join(corpus.splitlines(keepends=True)[:-1]), "utf-8")
+    fewer = STUDY.prepare(config, tmp_path, silent).identity
+    assert first == again
+    assert len({first, judged, fewer}) == 3
+
+
+def test_another_judges_tables_stand_beside_the_first(configure: Configure, tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    for draws in (200, 201):
+        trial = running(configure(evaluation={"aspects": [], "num_draws": draws}), tmp_path)
+        list(trial.reports())
+        trial.finish(folder)
+    assert len(list(tmp_path.glob("answers/*/layer-01/tables/*/side_by_side.parquet"))) == 2
+
+
+def test_a_strength_is_read_back_from_its_arms_name() -> None:
+    names = {alpha: arm_name("aligned", alpha) for alpha in (0.1, 2.0, 1 / 3, 0.1 + 0.2)}
+    assert names[0.1] == "aligned 0.1"
+    assert names[2.0] == "aligned 2"
+    trial = {"share": 1.0, "steer/best_layer": 1.0} | {f"net@{n}": 0.0 for n in names.values()}
+    assert {cell.alpha for cell in cells([trial])} == set(names)

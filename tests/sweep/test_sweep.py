@@ -169,6 +169,25 @@ def test_another_store_is_told_the_whole_story(
 
 
 @pytest.mark.ray
+def test_a_trial_that_could_not_reach_its_judge_goes_on_when_the_same_is_said_again(
+    local_ray: None, tmp_path: Path, tracking_uri: str
+) -> None:
+    away = tmp_path / "away"
+    away.touch()
+    base = {"steps": 4, "log": str(tmp_path / "log"), "away": str(away)}
+    space = {"x": {"grid": [3, 4]}}
+    budget = {"searcher": "grid", "retries": 0}
+    config = config_of(tmp_path, tracking_uri, base=base, space=space, budget=budget)
+    assert [row["error"] for row in run(config).rows] == ["JudgeError: nobody answers"] * 2
+    away.unlink()
+    outcome = run(config)
+    assert not outcome.reused
+    assert [(row["ending"], row["error"]) for row in outcome.rows] == [("finished", "")] * 2
+    assert {run.status for run in runs_of(outcome)[1].values()} == {"FINISHED"}
+    assert run(config).reused
+
+
+@pytest.mark.ray
 def test_asha_stops_trials_early_and_says_so(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:

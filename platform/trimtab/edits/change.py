@@ -57,10 +57,10 @@ def change_of(
             return reconstruct(arm.coder) - reconstruct(arm.against)
         case "direction":
             assert direction is not None, "a direction arm names one"
-            return direction
+            return direction.to(x.device)
         case "noise":
             assert direction is not None, "a noise arm names one"
             length = (reconstruct(arm.coder) - x).norm(dim=-1, keepdim=True)
-            return length * (direction / direction.norm())
+            return length * (direction / direction.norm()).to(x.device)
         case "none":
             return torch.zeros_like(x)

@@ -14,7 +14,7 @@ how often two runs agree.
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -26,11 +26,15 @@ from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.generate import Finish, Row, Said, generate
+from trimtab.evaluation.judges.verdict import THINKS
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
 from trimtab.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
+
+_LAST: Final = 4
+"""Tokens at a prompt's end in which a template may open the model's thoughts."""
 
 
 class Asked(NamedTuple):
@@ -127,7 +131,10 @@ class Speaker:
         return self._generate(rows[:half]) + self._generate(rows[half:])
 
     def _answer(self, one: Asked, said: Said) -> Answer:
-        text = str(self.loaded.tokenizer.decode(said.tokens, skip_special_tokens=True)).strip()
+        decode = self.loaded.tokenizer.decode
+        text = str(decode(said.tokens, skip_special_tokens=True)).strip()
+        if text and str(decode(one.tokens[-_LAST:])).rstrip().endswith(THINKS):
+            text = f"{THINKS}\n{text}"  # the template opened them
         finish: Finish = "stop" if said.stopped else "length"
         return Answer(
             key=one.key,

@@ -17,7 +17,7 @@ from trimtab.evaluation.answer_store import Answer
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.fluency import Fluency, answer_nll, fluency
 from trimtab.evaluation.judged import Answered, EvaluationConfig, Judged, judge_answers
-from trimtab.evaluation.judges.verdict import Judge
+from trimtab.evaluation.judges.verdict import Judge, spoken
 from trimtab.evaluation.prompts import Question
 from trimtab.evaluation.summary import ArmSummary, summarise
 from trimtab.evaluation.tables import TableFiles, write_tables
@@ -108,7 +108,7 @@ def fluency_by_arm(
         found[arm] = fluency(
             [answer.tokens for answer in these],
             nll[which],
-            [not answer.text for answer in these],
+            [not spoken(answer.text) for answer in these],
             [answer.finish == "length" for answer in these],
         )
     return found

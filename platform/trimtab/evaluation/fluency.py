@@ -50,7 +50,7 @@ class Fluency(NamedTuple):
     length: float
     """Mean tokens of an answer."""
     empty: float
-    """Share of answers without text."""
+    """Share of answers without text, thoughts aside: one cut off in thought says nothing."""
     truncated: float
     """Share of answers that were cut off at the limit."""
 
@@ -73,7 +73,7 @@ def fluency(
     Args:
         answers: tokens of each answer.
         nll: negative log-likelihood of each answer, nats (`answer_nll`).
-        empty: whether an answer has no text (it may have tokens, such as blanks).
+        empty: whether an answer has no text (it may have tokens: blanks, or thoughts).
         truncated: whether it was cut off.
     """
     lengths = np.array([len(answer) for answer in answers], dtype=np.float64)

@@ -115,7 +115,7 @@ class _Decode:
             if not going:
                 break
             if len(going) < len(drawn):
-                kept = torch.tensor(going, device=drawn.device)
+                kept = torch.tensor(going)  # on the CPU: layers may be on several devices
                 drawn = drawn[kept]
                 cache.batch_select_indices(kept)
                 self.steering.keep(kept)

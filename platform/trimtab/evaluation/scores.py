@@ -135,7 +135,7 @@ def log_probabilities(
     for batch in plan_batches(lengths, token_budget):
         scored = _Scored.of(batch, given, model.decoder.device)
         states = {
-            arm: last[scored.rows, scored.places]
+            arm: last[scored.rows.to(last.device), scored.places.to(last.device)]
             for arm, last in resumed(model, scored.tokens, arms, materials)
         }
         size = max(1, _HEAD_POSITIONS // len(scored.rows))
@@ -210,6 +210,7 @@ class _Scored(NamedTuple):
 
     def score(self, logits: Float[Tensor, "positions vocabulary"]) -> Float[np.ndarray, " batch"]:
         """Summed log-probability of each row's answer."""
-        each = logits.float().log_softmax(dim=-1).gather(1, self.answers[:, None])[:, 0]
+        answers = self.answers[:, None].to(logits.device)
+        each = logits.float().log_softmax(dim=-1).gather(1, answers)[:, 0]
         sums = torch.zeros(len(self.tokens), dtype=torch.float64, device=each.device)
-        return sums.index_add_(0, self.rows, each.double()).cpu().numpy()
+        return sums.index_add_(0, self.rows.to(each.device), each.double()).cpu().numpy()

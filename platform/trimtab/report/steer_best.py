@@ -1,7 +1,7 @@
 """The best layer and strength beside its controls, on the half of the prompts that did not choose it.
 
 A row for each kind of arm at that layer and strength: wins less losses with its 95 % interval. An
-edit has an effect of its own where its interval leaves out 0 *and* its controls'.
+edit has an effect of its own where its interval leaves out 0 *and* lies beyond its controls'.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from trimtab.report.style import GREY, SMALL, VIRTUE_COLOUR, new_figure, panel, 
 
 _ROW: Final = 0.28
 """Inches."""
+_CONTROLS: Final = ("unaligned", "random_latents", "random_direction")
+"""What has all of the blend but its aim. The other arms are edits to compare it with."""
 
 
 def best_figure(found: Sequence[Cell], layer: int, alpha: float) -> Figure:
@@ -66,22 +68,28 @@ def best_rows(found: Sequence[Cell], layer: int, alpha: float) -> list[dict[str,
 def best_says(found: Sequence[Cell], layer: int, alpha: float) -> str:
     """Whether the aligned blend has an effect, and one that its controls have not."""
     shown = {cell.kind: cell for cell in _shown(found, layer, alpha)}
-    aligned = shown.pop("aligned")
+    aligned = shown["aligned"]
     low, high = _interval(aligned)
-    others = [_interval(cell) for cell in shown.values()]
+    controls = [_interval(cell) for kind, cell in shown.items() if kind in _CONTROLS]
     if low <= 0 <= high:
         says = "No effect was found: the aligned blend's interval holds 0."
     else:
         does = "wins more than it loses" if low > 0 else "loses more than it wins"
-        alone = all(end < low or start > high for start, end in others)
-        beyond = "beyond every control" if alone else "but no further than a control may"
-        says = f"The aligned blend {does}, {beyond}."
+        says = f"The aligned blend {does}, {_beside(controls, low, high)}."
     prompts = aligned.measures["held_out_prompts"]
     return (
         f"{says} Rates are against the unedited model, on the {prompts:,.0f} prompts that chose "
         "neither layer nor strength, with 95 % intervals; net is wins less losses. Perplexity is "
         "under the unedited model, on all prompts."
     )
+
+
+def _beside(controls: Sequence[tuple[float, float]], low: float, high: float) -> str:
+    """How an interval without 0 lies to those of its controls."""
+    if not controls:
+        return "and has no control beside it"
+    beyond = all(end < low if low > 0 else start > high for start, end in controls)
+    return "beyond every control" if beyond else "but no further than a control may"
 
 
 def _shown(found: Sequence[Cell], layer: int, alpha: float) -> list[Cell]:

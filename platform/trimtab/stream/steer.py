@@ -9,7 +9,8 @@ judged and their fluency measured. Answers stream to Parquet below the folder of
 all that made it, so a trial that was interrupted, and another sweep that asks for the same, go on
 from them:
 
-    answers/NAME-HASH/layer-07/      parts of answers, and the tables of `stream.steer_tables`
+    answers/NAME-HASH/layer-07/      parts of answers, and the tables of `stream.steer_tables`, in a
+                                     folder named by all that judged and compared them
 
 The unedited model answers in every layer's batches: one row in a dozen, for which no trial waits
 for another and the baseline is decoded exactly as the arms beside it.
@@ -40,6 +41,7 @@ from trimtab.stream.config import ExtractJob
 from trimtab.stream.steer_arms import arms_of, materials_of, told_arms
 from trimtab.stream.steer_coders import Folders, folders_of
 from trimtab.stream.steer_config import SteerConfig
+from trimtab.stream.steer_facts import check_judge
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_results import Given, Metrics, best, by_arm, held_out, scores_of
 from trimtab.stream.steer_tables import Files, write_files
@@ -60,6 +62,8 @@ class Ready(NamedTuple):
     """Names the model in the keys of answers."""
     coders: dict[int, Folders]
     """By layer, where they were made; empty where the configuration names their folders."""
+    judge: str
+    """Content hash of the judge, its rules and rubrics."""
     answers: str
     """Folder that a folder of each layer is in."""
     out: str
@@ -88,7 +92,8 @@ def make_ready(config: SteerConfig, out: Path, report: Report) -> tuple[Ready, M
     asked = content_hash([key, config.decoding.model_dump(mode="json"), prompts.digest])
     answers = out / "answers" / f"{card.label}-{asked}"
     told = spec.model_dump(mode="json")
-    return Ready(told, key, coders, str(answers), str(out)), card
+    judge = content_hash(check_judge(config.judge, config.evaluation))
+    return Ready(told, key, coders, judge, str(answers), str(out)), card
 
 
 class Layer:
@@ -128,6 +133,7 @@ class Layer:
         judge = config.judge
         self._judge = judge if judge.kind == "http" else make_judge(judge)
         self._key = ready.key
+        self._tables = content_hash([config.model_dump(mode="json"), ready.coders, ready.judge])
         self._seed = Seed(config.seed).child("bootstrap")
         self.rungs_done = 0
         self.given = Given([], {}, Judged([], [], []))
@@ -179,7 +185,7 @@ class Layer:
     def write(self, best_arm: str) -> Files:
         """Writes the tables of what was said so far beside the answers."""
         questions = self.prompts.questions
-        folder = self.folder / "tables"
+        folder = self.folder / "tables" / self._tables
         arms = self.arms()
         return write_files(
             self.given.judged, questions, arms, self.told, self.config.layer, best_arm, folder

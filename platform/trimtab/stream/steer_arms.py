@@ -59,8 +59,8 @@ class Told(NamedTuple):
 
 
 def arm_name(kind: str, alpha: float) -> str:
-    """What an arm is called: `aligned 0.1`."""
-    return f"{kind} {alpha:g}"
+    """What an arm is called: `aligned 0.1`; the strength is read back from it, to the bit."""
+    return f"{kind} {repr(alpha).removesuffix('.0')}"
 
 
 def told_arms(config: SteerConfig) -> dict[str, Told]:

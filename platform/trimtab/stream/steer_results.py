@@ -18,6 +18,7 @@ from trimtab.edits.arms import BASELINE
 from trimtab.evaluation.answer_store import Answer
 from trimtab.evaluation.fluency import fluency
 from trimtab.evaluation.judged import Judged, PairRow
+from trimtab.evaluation.judges.verdict import spoken
 from trimtab.evaluation.summary import summarise
 from trimtab.metrics.intervals import Interval, bootstrap
 from trimtab.metrics.winrate import CHOICES, Choice, win_rate
@@ -179,7 +180,7 @@ def _fluency(answers: Sequence[Answer], nll: Mapping[tuple[str, str], float]) ->
     return fluency(
         [answer.tokens for answer in answers],
         np.array([nll[answer.prompt_id, answer.arm] for answer in answers]),
-        [answer.finish == "empty" for answer in answers],
+        [not spoken(answer.text) for answer in answers],
         [answer.finish == "length" for answer in answers],
     ).metrics
 

@@ -43,6 +43,9 @@ from trimtab.track.mlflow import prepare_store, sqlite_uri
 SWEEP_VERSION: Final = 2
 """Raised whenever the same configuration begins to give other trials."""
 SUMMARY: Final = "summary.json"
+_MAY_PASS: Final = ("JudgeError", "OutputError")
+"""Errors of what lies outside, an endpoint or a disk: trials that they ended go on when the same
+call comes again."""
 
 
 class Outcome(NamedTuple):
@@ -241,13 +244,15 @@ def _run(
 
 
 def _reopen(journal: Journal, folder: Path, config: SweepConfig) -> None:
-    """Trials that an earlier, other time limit stopped are to go on."""
+    """Trials that another time limit stopped are to go on, and those that may do better now."""
     path = folder / SUMMARY
-    if not path.is_file() or json.loads(path.read_text("utf-8"))["hours"] == config.budget.hours:
-        return
-    path.unlink()
+    other = path.is_file() and json.loads(path.read_text("utf-8"))["hours"] != config.budget.hours
+    if other:
+        path.unlink()
     for story in list(journal.stories.values()):
-        if story.ending == "killed":
+        killed = other and story.ending == "killed"
+        failed = story.ending == "failed" and story.error.partition(":")[0] in _MAY_PASS
+        if killed or failed:
             journal.began(story.name, story.point)
 
 

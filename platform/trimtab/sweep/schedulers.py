@@ -99,7 +99,8 @@ class NamedAsha(ASHAScheduler):
             # Above the last rung and below the one after it; a trial that gets there goes on to
             # its end, where its final evaluation is.
             max_t=last * kind.reduction**0.5,  # pyright: ignore[reportArgumentType]
-            grace_period=kind.grace,  # pyright: ignore[reportArgumentType]
+            # Tune multiplies its way from rung to rung: .1 x 3 is above a share of .3.
+            grace_period=kind.grace * (1 - 1e-9),  # pyright: ignore[reportArgumentType]
             reduction_factor=kind.reduction,
             stop_last_trials=False,
         )
@@ -110,7 +111,7 @@ class NamedAsha(ASHAScheduler):
             trial: Any = SimpleNamespace(trial_id=name)
             if name not in self._trial_info:
                 super().on_trial_add(None, trial)  # pyright: ignore[reportArgumentType]
-            if metric in report.scores:
+            if metric in report.scores and report.share < 1:
                 result = {SHARE: report.share, OBJECTIVE: report.scores[metric]}
                 super().on_trial_result(None, trial, result)  # pyright: ignore[reportArgumentType]
 
@@ -119,7 +120,9 @@ class NamedAsha(ASHAScheduler):
         super().on_trial_add(tune_controller, _named(trial))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ANN401
-        """See Tune."""
+        """See Tune. A trial that is through is not stopped before its final evaluation."""
+        if result[SHARE] >= 1:
+            return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, _named(trial), result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:  # noqa: ANN401

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from trimtab.evaluation.judges.rubric import Rubric
 
-_THINKS: Final = "<think>"
+THINKS: Final = "<think>"
+"""What opens the thoughts of a model that writes them down."""
 _THOUGHT: Final = "</think>"
 
 
@@ -67,8 +68,8 @@ def failure(reason: str, raw: str = "") -> Verdict:
 
 
 def spoken(text: str) -> str:
-    """An answer without its thoughts; some chat templates open them in the prompt."""
+    """An answer without its thoughts; empty where it was cut off in them."""
     _, closed, answer = text.rpartition(_THOUGHT)
     if closed:
         return answer.strip()
-    return "" if answer.lstrip().startswith(_THINKS) else answer
+    return "" if answer.lstrip().startswith(THINKS) else answer

@@ -23,10 +23,11 @@ from trimtab.models.hardware import BANDWIDTH_EFFICIENCY
 from trimtab.report.steer import cell_rows, cells, draw_steer
 from trimtab.report.steer_best import best_figure, best_rows, best_says
 from trimtab.report.style import save
+from trimtab.stream.scenarios import read
 from trimtab.stream.steer import Layer, Ready, make_ready
 from trimtab.stream.steer_arms import arm_name, told_arms
 from trimtab.stream.steer_coders import check_coder, folders_of, stamp
-from trimtab.stream.steer_config import SteerConfig
+from trimtab.stream.steer_config import NEEDS_POLES, SteerConfig
 from trimtab.stream.steer_facts import Facts, look, width_of
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_tables import copy_to
@@ -97,8 +98,10 @@ class SteerStudy:
         ready, card = make_ready(base, out, report)
         prompts = prompt_set(base, out)
         coders = stamp(base.coders) if base.coders.kind == "folders" else ready.coders
+        poles = set(base.arms) & set(NEEDS_POLES)
+        scenarios = read(base.data, out).manifest.identity if poles else ""
         return Prepared(
-            identity=content_hash([ready.key, prompts.digest, coders]),
+            identity=content_hash([ready.key, prompts.digest, coders, ready.judge, scenarios]),
             payload=ready,
             tags={
                 "model": card.id,
