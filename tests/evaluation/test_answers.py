@@ -1,7 +1,9 @@
 """Answers: the same in any batch, each once, and a restart goes on where it stopped."""
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from trimtab.evaluation.answers import (
     known,
     share_equal,
     stop_tokens,
+    text_of,
 )
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.judges.verdict import spoken
@@ -268,15 +271,38 @@ def test_a_prompt_without_a_token_is_named() -> None:
         ask(known(loaded_toy()), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)
 
 
-def test_thoughts_that_the_template_opened_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = loaded_toy()
-    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE], Materials(), GREEDY)
-    tail = asked[0].tokens[-4:]
-    monkeypatch.setattr(
-        type(loaded.tokenizer),
-        "decode",
-        lambda _, ids, **__: "user says <think>\n" if ids == tail else "how could I",
-    )
-    (answer,) = Speaker(loaded, Materials(), GREEDY).answer(asked)
-    assert answer.text == "<think>\nhow could I"
-    assert spoken(answer.text) == ""
+class Says:
+    """A tokenizer that decodes to what it is told."""
+
+    def __init__(self, prompt: str, said: str) -> None:
+        self.texts = {(1, 2, 3, 4): prompt, (5,): said}
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        text = self.texts[tuple(ids)]
+        return re.sub(r"<\|[^|]*\|>", "", text) if skip_special_tokens else text
+
+
+CHANNELS = "<|channel|>analysis<|message|>Rude?<|end|><|start|>assistant"
+FINAL = "<|channel|>final<|message|>It is.<|return|>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "text", "aloud"),
+    [
+        ("is", "<think>\nRude?\n</think>\nIt is.", "<think>\nRude?\n</think>\nIt is.", "It is."),
+        ("<think>\n", "Rude?\n</think>\nIt is.", "<think>\nRude?\n</think>\nIt is.", "It is."),
+        ("<think>\n", "Rude?", "<think>\nRude?", ""),
+        ("is", CHANNELS + FINAL, "<think>\nanalysisRude?assistant\n</think>\nIt is.", "It is."),
+        ("is", CHANNELS, "<think>\nanalysisRude?assistant", ""),
+        ("is", FINAL, "<think>\n\n</think>\nIt is.", "It is."),
+        ("is", "It is.", "It is.", "It is."),
+        ("<think>\n", "", "", ""),
+    ],
+)
+def test_thoughts_are_marked_whoever_opened_them(
+    prompt: str, said: str, text: str, aloud: str
+) -> None:
+    tokenizer: Any = Says(prompt, said)
+    found = text_of.__wrapped__(tokenizer, [0, 1, 2, 3, 4], [5])
+    assert found == text
+    assert spoken(found) == aloud

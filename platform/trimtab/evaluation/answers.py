@@ -13,6 +13,7 @@ how often two runs agree.
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -26,7 +27,7 @@ from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
 from trimtab.evaluation.generate import Finish, Row, Said, generate
-from trimtab.evaluation.judges.verdict import THINKS
+from trimtab.evaluation.judges.verdict import THINKS, THOUGHT
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
 from trimtab.models.loading import LoadedModel
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 
 _LAST: Final = 4
 """Tokens at a prompt's end in which a template may open the model's thoughts."""
+_CHANNEL: Final = "<|channel|>"
+_FINAL: Final = f"{_CHANNEL}final<|message|>"
+_SPECIAL: Final = re.compile(r"<\|[^|]*\|>")
 
 
 class Asked(NamedTuple):
@@ -131,10 +135,7 @@ class Speaker:
         return self._generate(rows[:half]) + self._generate(rows[half:])
 
     def _answer(self, one: Asked, said: Said) -> Answer:
-        decode = self.loaded.tokenizer.decode
-        text = str(decode(said.tokens, skip_special_tokens=True)).strip()
-        if text and str(decode(one.tokens[-_LAST:])).rstrip().endswith(THINKS):
-            text = f"{THINKS}\n{text}"  # the template opened them
+        text = text_of(self.loaded.tokenizer, one.tokens, said.tokens)
         finish: Finish = "stop" if said.stopped else "length"
         return Answer(
             key=one.key,
@@ -145,6 +146,26 @@ class Speaker:
             finish=finish if text else "empty",
             strength=said.strength,
         )
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, prompt: list[int], said: list[int]) -> str:
+    """What was said as a text, thoughts between `<think>` and `</think>` whoever opened them.
+
+    A template may open them in the prompt, and gpt-oss gives its answer a channel of its own.
+    """
+    text = str(tokenizer.decode(said, skip_special_tokens=True)).strip()
+    if text and str(tokenizer.decode(prompt[-_LAST:])).rstrip().endswith(THINKS):
+        return f"{THINKS}\n{text}"
+    marked = str(tokenizer.decode(said))
+    if _CHANNEL not in marked:
+        return text
+    before, final, after = marked.rpartition(_FINAL)
+    thoughts = f"{THINKS}\n{_unmarked(before if final else after)}"
+    return f"{thoughts}\n{THOUGHT}\n{_unmarked(after)}" if final else thoughts
+
+
+def _unmarked(text: str) -> str:
+    return _SPECIAL.sub("", text).strip()
 
 
 def ask(

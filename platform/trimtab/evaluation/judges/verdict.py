@@ -16,7 +16,7 @@ from trimtab.evaluation.judges.rubric import Rubric
 
 THINKS: Final = "<think>"
 """What opens the thoughts of a model that writes them down."""
-_THOUGHT: Final = "</think>"
+THOUGHT: Final = "</think>"
 
 
 class Case(NamedTuple):
@@ -69,7 +69,7 @@ def failure(reason: str, raw: str = "") -> Verdict:
 
 def spoken(text: str) -> str:
     """An answer without its thoughts; empty where it was cut off in them."""
-    _, closed, answer = text.rpartition(_THOUGHT)
+    _, closed, answer = text.rpartition(THOUGHT)
     if closed:
         return answer.strip()
     return "" if answer.lstrip().startswith(THINKS) else answer
