@@ -303,6 +303,6 @@ def test_thoughts_are_marked_whoever_opened_them(
     prompt: str, said: str, text: str, aloud: str
 ) -> None:
     tokenizer: Any = Says(prompt, said)
-    found = text_of.__wrapped__(tokenizer, [0, 1, 2, 3, 4], [5])
+    found = text_of.__wrapped__(tokenizer, [0, 1, 2, 3, 4], [5])  # pyright: ignore[reportFunctionMemberAccess]
     assert found == text
     assert spoken(found) == aloud
