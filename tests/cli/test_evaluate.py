@@ -126,6 +126,39 @@ def test_an_endpoint_that_dies_is_asked_for_the_rest_and_counted(
     assert set(paid) <= NAMES
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_cases_without_an_answer_are_told_and_asked_for_again(
+    run: Callable, toy: Path, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with chat_server(say("Score: 3")) as server:
+        line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", server.url)
+        line += ("--judge-model", "m", "--out", tmp_path, *QUICK, "--json")
+        server.script = [fail(422)] * 2
+        first = run(*line)
+        assert first.code == 0, first.err
+        assert "2 cases got no answer" in first.err
+        before = json.loads(first.out)
+        for trouble in (422, 401):
+            server.script = [fail(trouble)] * 2
+            still = run(*line)
+            assert still.code == 0, still.err
+            assert json.loads(still.out) == before | {"reused": True}
+        assert "2 cases are still without an answer: The judge at" in caplog.text
+        server.script, refused = [], len(server.requests)
+        after = json.loads(run(*line).out)
+        assert len(server.requests) - refused == 2
+        assert after["unanswered"] == 0
+        assert not after["reused"]
+        assert json.loads(run(*line).out) == after | {"reused": True}
+        assert len(server.requests) - refused == 2
+    assert after["mlflow_run"] != before["mlflow_run"]
+    for told in (before, after):
+        parent, below = runs_below(told["tracking_uri"], told["mlflow_run"])
+        assert parent.metrics["judge/unanswered"] == told["unanswered"]
+        assert below["baseline"].metrics == told["arms"]["baseline"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

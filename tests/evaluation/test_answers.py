@@ -266,6 +266,22 @@ def test_a_chat_template_gets_the_system_prompt_and_whether_to_think() -> None:
         assert found == tokenizer(f"system that your user giving {end}")["input_ids"]
 
 
+@pytest.mark.parametrize(
+    ("decoding", "way_out"),
+    [
+        (DecodingConfig(system="that your"), r"leave `system` empty \(`--system \"\"`\)"),
+        (DecodingConfig(), "Set `template: raw`"),
+    ],
+)
+def test_a_chat_template_that_refuses_says_which_option_to_set(
+    decoding: DecodingConfig, way_out: str
+) -> None:
+    tokenizer = loaded_toy().tokenizer
+    tokenizer.chat_template = "{{ raise_exception('No such role') }}"
+    with pytest.raises(ModelError, match=rf"refuses .*: No such role\. .*{way_out}"):
+        prompt_tokens(tokenizer, Question("q", "giving"), decoding)
+
+
 def test_a_prompt_without_a_token_is_named() -> None:
     with pytest.raises(DataError, match="Prompt 'blank' has no token"):
         ask(known(loaded_toy()), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)

@@ -58,6 +58,7 @@ def test_blank_lines_a_byte_order_mark_and_odd_line_separators_do_no_harm(tmp_pa
             '{"prompt": "secret words',
             "line 2 .*one JSON object a line|one JSON object a line.* line 2",
         ),
+        (r'{"prompt": "secret words \ud83d"}', r"line 2 of .* has \\ud83d, one half"),
         ('["secret words"]', "one JSON object a line"),
     ],
 )

@@ -1,7 +1,9 @@
 import json
 import logging
 import math
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from chat_server import (
     Behaviour,
     ChatServer,
     chat_server,
+    completion,
     cut_body,
     fail,
+    not_gzip,
     reset,
     say,
     send_bytes,
@@ -28,6 +32,7 @@ from trimtab.evaluation.judges.verdict import Case, Judge
 SAFETY = load_rubric("safety")
 PAIRWISE = load_rubric("pairwise")
 KEY = "sk-not-a-real-key-93171"
+SECRET = "the words of an answer"
 MakeJudge = Callable[..., HttpJudge]
 
 
@@ -104,6 +109,20 @@ def test_no_more_requests_are_under_way_than_allowed(server: ChatServer, make: M
     assert 2 <= most[0] <= 3
 
 
+def test_over_a_hundred_requests_are_under_way_if_allowed(
+    server: ChatServer, make: MakeJudge
+) -> None:
+    all_here = threading.Barrier(120)
+
+    def together(handler) -> None:  # noqa: ANN001
+        all_here.wait(timeout=10.0)
+        say("1")(handler)
+
+    server.usual = together
+    verdicts = make(num_concurrent=120, timeout=15.0, num_attempts=1).judge(SAFETY, cases(120))
+    assert {v.value for v in verdicts} == {1.0}
+
+
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -113,9 +132,10 @@ def test_no_more_requests_are_under_way_than_allowed(server: ChatServer, make: M
         send_bytes(b'{"choices": ['),
         send_bytes(b"<html>"),
         cut_body,
+        not_gzip,
         reset,
     ],
-    ids=["500", "503", "429", "half a JSON", "HTML", "cut body", "reset"],
+    ids=["500", "503", "429", "half a JSON", "HTML", "cut body", "no gzip", "reset"],
 )
 def test_a_trouble_that_passes_is_asked_again(
     trouble: Behaviour, server: ChatServer, make: MakeJudge
@@ -142,10 +162,11 @@ def test_a_timeout_is_asked_again(server: ChatServer, make: MakeJudge) -> None:
         (send_bytes(b"not JSON"), "not a chat completion"),
         (send_bytes(b'{"choices": []}'), "not a chat completion"),
         (cut_body, "the connection broke"),
+        (not_gzip, "cannot be decompressed"),
         (reset, "the connection broke"),
         (stall(0.3), "no answer within 0.15 s"),
     ],
-    ids=["500", "429", "no JSON", "no choice", "cut body", "reset", "timeout"],
+    ids=["500", "429", "no JSON", "no choice", "cut body", "no gzip", "reset", "timeout"],
 )
 def test_a_trouble_that_stays_is_a_failed_case_and_not_a_score(
     trouble: Behaviour, reason: str, server: ChatServer, make: MakeJudge
@@ -198,13 +219,34 @@ def test_a_pair_that_gets_nonsense_is_no_tie(server: ChatServer, make: MakeJudge
     assert verdict.value != 0.0
 
 
-def test_other_4xx_are_not_asked_again_and_do_not_end_the_run(
+def test_other_4xx_are_not_asked_again_and_singly_do_not_end_the_run(
     server: ChatServer, make: MakeJudge
 ) -> None:
-    server.usual = fail(400, b'{"error": {"message": "filtered: With a can"}}')
-    verdicts = make(dead_after=2).judge(SAFETY, cases(4))
-    assert [v.failed for v in verdicts] == ["no answer: HTTP 400"] * 4
+    bad = fail(400, b'{"error": {"message": "filtered: With a can"}}')
+    server.script = [bad, say("3"), bad, say("3")]
+    verdicts = make(num_concurrent=1, dead_after=2).judge(SAFETY, cases(4))
+    assert [v.failed for v in verdicts] == ["no answer: HTTP 400", None] * 2
     assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("status", [400, 402])
+def test_other_4xx_in_a_row_end_the_run(status: int, server: ChatServer, make: MakeJudge) -> None:
+    server.script = [say("3")] * 2
+    server.usual = fail(status)
+    with pytest.raises(JudgeError, match=rf"4 cases in a row unanswered \(HTTP {status}\)"):
+        make(num_concurrent=1, dead_after=4).judge(SAFETY, cases(20))
+    assert len(server.requests) == 6
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 7, "completion_tokens": None}])
+def test_a_completion_that_does_not_count_its_tokens_is_read(
+    usage: dict | None, server: ChatServer, make: MakeJudge
+) -> None:
+    server.usual = send_bytes(completion("2", usage=usage))
+    judge = make()
+    assert judge.judge(SAFETY, cases(1))[0].value == 2.0
+    assert judge.usage.prompt_tokens == (7 if usage else 0)
+    assert judge.usage.completion_tokens == 0
 
 
 @pytest.mark.parametrize(
@@ -249,6 +291,15 @@ def test_requests_keep_to_the_rate(server: ChatServer, make: MakeJudge) -> None:
     make(requests_per_minute=1200.0).judge(SAFETY, cases(6))
     times = sorted(request.time for request in server.requests)
     assert times[-1] - times[0] >= 0.2
+
+
+def test_an_error_ends_the_waiting_for_ones_turn(server: ChatServer, make: MakeJudge) -> None:
+    server.usual = fail(401)
+    started = time.monotonic()
+    with pytest.raises(JudgeError, match="the key"):
+        make(num_concurrent=4, requests_per_minute=20.0).judge(SAFETY, cases(4))
+    assert time.monotonic() - started < 2.0
+    assert len(server.requests) == 1
 
 
 def test_an_endpoint_that_dies_half_way_keeps_what_was_judged_and_goes_on(
@@ -354,6 +405,33 @@ def test_a_missing_key_is_named_before_anything_is_asked(
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(JudgeError, match="environment variable JUDGE_KEY"):
         make(api_key_env="JUDGE_KEY")
+
+
+@pytest.mark.parametrize("key", ["93171\n93171", "93171 x", "93171\x07", "93171\u00e9"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted(
+    key: str, make: MakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", key)
+    with pytest.raises(JudgeError, match=r"one word of visible ASCII.*JUDGE_KEY") as refusal:
+        make(api_key_env="JUDGE_KEY")
+    assert "93171" not in "".join(traceback.format_exception(refusal.value))
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [send_bytes(json.dumps({"choices": SECRET}).encode()), not_gzip, cut_body, fail(400), reset],
+    ids=["no completion", "no gzip", "cut body", "400", "reset"],
+)
+def test_no_chain_of_errors_quotes_a_reply(
+    trouble: Behaviour, server: ChatServer, make: MakeJudge
+) -> None:
+    server.usual = trouble
+    with pytest.raises(JudgeError, match="in a row") as dead:
+        make(num_concurrent=1, num_attempts=1, dead_after=1).judge(SAFETY, [Case(SECRET, ("x",))])
+    told = "".join(traceback.format_exception(dead.value))
+    assert SECRET not in told
+    assert "ValidationError" not in told
+    assert "httpx2." not in told
 
 
 @pytest.mark.parametrize(

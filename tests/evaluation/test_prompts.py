@@ -31,6 +31,8 @@ def test_a_file_is_read_in_order_with_what_else_it_says(tmp_path: Path) -> None:
         ({"id": 7, "prompt": "x"}, "`id` must be text, but on line 2 of .* it is a int"),
         ({"id": "a", "prompt": "x"}, "'a' occurs again on line 2"),
         (["b"], "line 2 of .* is a list"),
+        ({"id": "b", "prompt": "x\ud83d"}, r"line 2 of .* has \\ud83d, one half"),
+        ({"id": "b", "prompt": "x", "tags": [{"\ude00": 1}]}, r"line 2 of .* has \\ude00"),
         ("{id: b}", "one JSON object, but line 2 of .* is not"),
     ],
 )

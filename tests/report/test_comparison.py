@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from trimtab.core.names import NAMES
@@ -28,6 +30,8 @@ def test_a_rate_stands_with_its_interval_and_a_lack_is_a_dash() -> None:
     assert cell(run, column) == "0.600 [0.550, 0.649]"
     assert cell(seen("b", {}), column) == "–"
     assert cell(seen("c", {f"{rate}/all": 0.6}), column) == "0.600"
+    lacking = seen("d", run.metrics | {f"{rate}/all": math.nan})
+    assert cell(lacking, column) == "–"
 
 
 def test_the_net_rate_stands_beside_the_win_rate() -> None:
@@ -45,6 +49,9 @@ def test_the_net_rate_stands_beside_the_win_rate() -> None:
         (-0.25, "-0.250"),
         (1.0, "1"),
         (1e7, "10000000"),
+        (math.nan, "–"),
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
     ],
 )
 def test_numbers(value: float, text: str) -> None:

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, cast
 
 Behaviour = Callable[["Handler"], None]
+USAGE = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
 
 
 class Request(NamedTuple):
@@ -53,6 +54,7 @@ class ChatServer(ThreadingHTTPServer):
     """Plays its script, one behaviour a request, then `usual` for ever."""
 
     daemon_threads = True
+    request_queue_size = 256
 
     def __init__(self, usual: Behaviour) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -74,13 +76,12 @@ class ChatServer(ThreadingHTTPServer):
         pass  # clients of these tests go away on purpose
 
 
-def completion(text: str | None, finish: str = "stop") -> bytes:
+def completion(text: str | None, finish: str = "stop", usage: object = USAGE) -> bytes:
     option = {
         "index": 0,
         "finish_reason": finish,
         "message": {"role": "assistant", "content": text},
     }
-    usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
     return json.dumps({"id": "x", "choices": [option], "usage": usage}).encode()
 
 
@@ -119,6 +120,11 @@ def reset(handler: Handler) -> None:
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     handler.close_connection = True
     handler.connection.close()
+
+
+def not_gzip(handler: Handler) -> None:
+    """Says that its body is compressed, which it is not."""
+    handler.send(200, completion("3"), content_encoding="gzip")
 
 
 @contextmanager

@@ -78,6 +78,7 @@ _LEGEND = """\
 {prompts} prompts, judged by {judge}; in brackets 95 % intervals. Net rate: wins less
 losses against the unedited model, of what was judged. Perplexity is under the
 unedited model. Failed verdicts are in no rate."""
+_UNANSWERED = "{} cases got no answer from the judge. The same line asks for them again."
 
 
 def evaluate(
@@ -150,10 +151,12 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
 
     with clean_streams(result_only=as_json), show.Stages() as stages:
         found = driver.evaluate(job, stages.report)
+    if found.unanswered:
+        ERR.print(Text(_UNANSWERED.format(found.unanswered)), soft_wrap=True)
     if as_json:
         echo_json(_document(found))
         return
-    if found.reused:
+    if found.reused and not found.unanswered:
         ERR.print("Finished before, and reused.")
     arms = [Seen(name, "", "FINISHED", {}, metrics) for name, metrics in found.arms.items()]
     OUT.print(runs_table(arms, []))
@@ -204,6 +207,7 @@ def _document(found: "Evaluated") -> dict[str, object]:
         "arms": found.arms,
         "folder": str(found.folder),
         "reused": found.reused,
+        "unanswered": found.unanswered,
         "mlflow_run": found.run_id,
         "tracking_uri": found.tracking_uri,
     }

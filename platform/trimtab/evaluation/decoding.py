@@ -6,6 +6,7 @@ confounds the two; here the settings stand in one record, and the baseline is an
 
 from typing import Any, Literal
 
+from jinja2 import TemplateError
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from transformers import PreTrainedTokenizerBase
 
@@ -55,7 +56,7 @@ def prompt_tokens(
     """A question as the model reads it, up to where its answer begins.
 
     Raises:
-        ModelError: the model has no chat template, but one is asked for.
+        ModelError: the model has no chat template, but one is asked for; or it refuses the prompt.
         DataError: the question has no token.
     """
     if decoding.template == "raw":
@@ -80,7 +81,25 @@ def _templated(
     options: dict[str, Any] = {}
     if decoding.thinking is not None:
         options["enable_thinking"] = decoding.thinking
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **options
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **options
+        )
+    except TemplateError as error:
+        raise _refused(tokenizer, decoding, error) from error
     return tokenizer(str(text), add_special_tokens=False)["input_ids"]
+
+
+def _refused(
+    tokenizer: PreTrainedTokenizerBase, decoding: DecodingConfig, error: TemplateError
+) -> ModelError:
+    name = tokenizer.name_or_path or "this model"
+    if decoding.system:
+        return ModelError(
+            f"The chat template of {name} refuses a system prompt and a question: {error}. If it "
+            'knows no system prompt, leave `system` empty (`--system ""`).'
+        )
+    return ModelError(
+        f"The chat template of {name} refuses a lone question: {error}. Set `template: raw` "
+        "(`--raw`) to give it the prompts as they are."
+    )

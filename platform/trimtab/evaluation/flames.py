@@ -20,7 +20,7 @@ from trimtab.core.errors import DataError
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import file_hash
 from trimtab.core.names import DIMENSIONS
-from trimtab.evaluation.prompts import Question
+from trimtab.evaluation.prompts import Question, check_whole
 from trimtab.scenarios.download import fetch
 
 NUM_PROMPTS: Final = 1000
@@ -102,6 +102,7 @@ def _question(line: str, place: int, where: str) -> Question:
         ) from error
     if not isinstance(row, dict):
         raise DataError(f"Flames is one JSON object a line, but {where} is not.")
+    check_whole(row, where)
     for field in ("prompt", "dimension"):
         if not isinstance(row.get(field), str) or not row[field].strip():
             raise DataError(

@@ -35,7 +35,7 @@ def read_questions(path: Path) -> list[Question]:
 
     Raises:
         DataError: the file cannot be read or has no line; a line is not a JSON object, lacks a
-            field, has an empty prompt, or repeats an id.
+            field, has an empty prompt or half a character, or repeats an id.
     """
     try:
         lines = path.read_text("utf-8").split("\n")  # U+2028 may stand within a line
@@ -55,6 +55,22 @@ def read_questions(path: Path) -> list[Question]:
     return list(found.values())
 
 
+def check_whole(row: dict[str, Any], where: str) -> None:
+    """Refuses one half of a surrogate pair, which JSON may write and no UTF-8 text can hold.
+
+    Raises:
+        DataError: a key or a text of the row has one.
+    """
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise DataError(
+            f"Text must be whole characters, but {where} has {half}, one half of a surrogate pair. "
+            "Write both halves, or leave it out."
+        ) from None
+
+
 def _question(line: str, where: str) -> Question:
     try:
         row = json.loads(line)
@@ -64,6 +80,7 @@ def _question(line: str, where: str) -> Question:
         ) from error
     if not isinstance(row, dict):
         raise DataError(f"A prompt must be one JSON object, but {where} is a {type(row).__name__}.")
+    check_whole(row, where)
     for name in REQUIRED:
         if name not in row:
             raise DataError(

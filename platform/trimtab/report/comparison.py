@@ -5,6 +5,7 @@ one has None there. A rate or mean stands with the ends of its interval, never a
 values: the terminal and JSON show the same table.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -48,6 +49,7 @@ HEADLINES: Final = (
 )
 
 Row = Mapping[str, object]
+_NONE: Final = "–"
 
 
 class Seen(NamedTuple):
@@ -75,8 +77,8 @@ def differing(runs: Sequence[Seen], among: Sequence[str]) -> list[str]:
 def cell(run: Seen, column: Column) -> str:
     """A number as it is printed, with its interval; a dash where there is none."""
     value = run.metrics.get(column.metric)
-    if value is None:
-        return "–"
+    if value is None or math.isnan(value):
+        return _NONE
     ends = [run.metrics.get(name) for name in column.interval or ()]
     low, high = ends if len(ends) == 2 else (None, None)
     if low is None or high is None:
@@ -85,7 +87,9 @@ def cell(run: Seen, column: Column) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, and counts as they are."""
-    if value == int(value) and abs(value) >= 1:
+    """Three digits, counts as they are, `inf`, and a dash for what is no number."""
+    if math.isnan(value):
+        return _NONE
+    if math.isfinite(value) and value == int(value) and abs(value) >= 1:
         return f"{int(value)}"
     return f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"

@@ -7,16 +7,19 @@
 
 Answers are made on Ray as the plan says, kept as they finish, and each known by all that made it; an
 endpoint's replies are kept too. Whoever starts again goes on from them, and a finished evaluation is
-reused. Judging and perplexity run in the driver. MLflow has a run for the whole, with what the
-endpoint was asked and cost, and one below it for each arm. Sensitive texts stay in their folder.
+reused. One in which the endpoint left cases unanswered is not finished: the same line asks for those
+again, and if that changes anything, it is another MLflow run. Judging and perplexity run in the
+driver. MLflow has a run for the whole, with what the endpoint was asked and cost, and one below it
+for each arm. Sensitive texts stay in their folder.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from trimtab.core.errors import ConfigError
+from trimtab.core.errors import ConfigError, JudgeError
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
@@ -51,6 +54,8 @@ EVALUATE_VERSION: Final = 1
 """Raised whenever the same configuration begins to give other numbers."""
 _KIND: Final = "blend"
 
+_log = logging.getLogger(__name__)
+
 
 class Evaluated(NamedTuple):
     """What an evaluation leaves behind."""
@@ -64,7 +69,9 @@ class Evaluated(NamedTuple):
     prompts: int
     """How many were asked."""
     reused: bool
-    """Whether it had been finished before."""
+    """Whether it stands as it was judged before."""
+    unanswered: int
+    """Cases that the endpoint left without an answer; the same line asks for them again."""
     run_id: str
     """MLflow's, of the whole."""
     tracking_uri: str
@@ -99,16 +106,21 @@ def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
     out = writable_folder(job.out).resolve()
     uri = prepare_store(job.tracking_uri or sqlite_uri(out))
     asked = _asked(job, out, report)
-    path = asked.folder / RESULT
-    reused = path.is_file()
-    if not reused:
-        write_json(path, _evaluated(job, asked, report))
-    result = json.loads(path.read_text("utf-8"))
+    before = _read(asked.folder / RESULT)
+    result = before if before and not _unanswered(before) else _anew(job, asked, before, report)
+    reused = result is before
     if reused:
         report(f"{asked.card.label}: evaluated before, reused", 1, 1)
-    run_id = _logged(job, asked, result, uri)
-    prompts = len(asked.questions)
-    return Evaluated(asked.card, asked.folder, result["arms"], prompts, reused, run_id, uri)
+    return Evaluated(
+        asked.card,
+        asked.folder,
+        result["arms"],
+        len(asked.questions),
+        reused,
+        _unanswered(result),
+        _logged(job, asked, result, uri),
+        uri,
+    )
 
 
 def _asked(job: EvaluateJob, out: Path, report: Report) -> _Asked:
@@ -155,6 +167,32 @@ def _arms(edit: EditConfig | None, card: ModelCard) -> tuple[list[Arm], Material
     return [BASELINE, *blends], Materials({"coder": Coder(sae, layer=about.layer)})
 
 
+def _anew(
+    job: EvaluateJob, asked: _Asked, before: dict[str, Any], report: Report
+) -> dict[str, Any]:
+    """Evaluates; what came before stands if the endpoint cannot be asked, or says nothing more."""
+    try:
+        result = _evaluated(job, asked, report)
+    except JudgeError as error:
+        if not before:
+            raise
+        _log.warning("%d cases are still without an answer: %s", _unanswered(before), error)
+        return before
+    if before and (before["arms"], _unanswered(before)) == (result["arms"], _unanswered(result)):
+        return before
+    (asked.folder / LOGGED).unlink(missing_ok=True)  # other numbers are another run
+    write_json(asked.folder / RESULT, result)
+    return result
+
+
+def _unanswered(result: dict[str, Any]) -> int:
+    return int(result["judge"].get("judge/unanswered", 0))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
 def _evaluated(job: EvaluateJob, asked: _Asked, report: Report) -> dict[str, Any]:
     """Every arm's metrics, and what the judge was asked."""
     label, questions = asked.card.label, asked.questions
@@ -192,7 +230,7 @@ def _evaluated(job: EvaluateJob, asked: _Asked, report: Report) -> dict[str, Any
 def _logged(job: EvaluateJob, asked: _Asked, result: dict[str, Any], uri: str) -> str:
     """The id of the run in a store, logged there if it is not yet."""
     path = asked.folder / LOGGED
-    runs = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    runs = _read(path)
     if uri in runs and run_exists(uri, runs[uri]):
         return runs[uri]
     card, name = asked.card, f"evaluate {asked.folder.name}"

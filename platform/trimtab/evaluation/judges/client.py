@@ -4,10 +4,11 @@ Asked again, with exponential backoff and full jitter: a timeout, a connection t
 (waiting as long as `Retry-After` says), 408, any 5xx, and a body that is not a completion. Not
 asked again: any other 4xx. What is still unanswered then is one failed case, except where the
 endpoint itself is the trouble: it cannot be connected to, refuses the key or the model, or leaves
-`dead_after` cases in a row without an answer. That is a `JudgeError`; what was judged is cached.
+`dead_after` cases in a row without an answer, for whatever reason. That is a `JudgeError`; what
+was judged is cached.
 
-The key comes from an environment variable when a request goes out. No message here quotes the
-key, a request or the body of a reply. Cost: nothing but time on the wire.
+The key comes from an environment variable. No message here quotes the key, a request or the body
+of a reply, and no error carries one that might. Cost: nothing but time on the wire.
 """
 
 import os
@@ -119,8 +120,8 @@ class _Option(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Completion(BaseModel):
@@ -135,7 +136,8 @@ class Client:
         """Connects to nothing yet.
 
         Raises:
-            JudgeError: the variable that should hold the key is not set, or is empty.
+            JudgeError: the variable that should hold the key is not set, is empty, or holds what
+                no key can.
         """
         self._config = config
         self._pace = Pace(config.requests_per_minute)
@@ -149,6 +151,10 @@ class Client:
         self._http = httpx2.Client(
             headers=_authorisation(config.api_key_env),
             timeout=httpx2.Timeout(config.timeout, connect=min(config.timeout, _CONNECT_SECONDS)),
+            limits=httpx2.Limits(
+                max_connections=config.num_concurrent,
+                max_keepalive_connections=config.num_concurrent,
+            ),
         )
 
     def ask(self, message: str) -> Reply:
@@ -167,9 +173,9 @@ class Client:
         )
         try:
             reply = retrying(self._attempt, message)
-        except _Again as error:
-            if not error.reached:
-                raise self._dead(str(error)) from error
+        except Unanswered as error:
+            if isinstance(error, _Again) and not error.reached:
+                raise self._dead(str(error)) from None
             self._unanswered(str(error))
             raise
         with self._lock:
@@ -181,7 +187,7 @@ class Client:
         self._http.close()
 
     def _attempt(self, message: str) -> Reply:
-        self._pace.wait()
+        self._pace.wait(self.stopped)
         if self.stopped.is_set():
             raise Unanswered("the run was ended")
         with self._lock:
@@ -193,12 +199,14 @@ class Client:
         }
         try:
             response = self._http.post(f"{self._config.url}/chat/completions", json=body)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise _Again("there is nobody at that address", reached=False) from error
-        except httpx2.TimeoutException as error:
-            raise _Again(f"no answer within {self._config.timeout:g} s") from error
+        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            raise _Again("there is nobody at that address", reached=False) from None
+        except httpx2.TimeoutException:
+            raise _Again(f"no answer within {self._config.timeout:g} s") from None
+        except httpx2.DecodingError:
+            raise _Again("the body cannot be decompressed") from None
         except httpx2.TransportError as error:
-            raise _Again(f"the connection broke ({type(error).__name__})") from error
+            raise _Again(f"the connection broke ({type(error).__name__})") from None
         self._check(response)
         return _reply(response.content)
 
@@ -230,6 +238,8 @@ class Client:
         return (error.wait if isinstance(error, _Again) else 0.0) + jitter
 
     def _unanswered(self, why: str) -> None:
+        if self.stopped.is_set():
+            return  # nobody waits for an answer any more
         with self._lock:
             self._in_a_row += 1
             dead = self._in_a_row >= self._config.dead_after
@@ -259,18 +269,24 @@ def _authorisation(variable: str) -> dict[str, str]:
             f"The judge's key must be in the environment variable {variable}, but that is not set. "
             f"Say `export {variable}=...`, or leave `api_key_env` empty if it needs no key."
         )
+    if not re.fullmatch(r"[!-~]+", key):
+        raise JudgeError(
+            f"A judge's key must be one word of visible ASCII, but that in the environment variable "
+            f"{variable} has a space, a line break or another character within. Look for two keys "
+            "or a torn line in it, and export it anew."
+        )
     return {"Authorization": f"Bearer {key}"}
 
 
 def _reply(body: bytes) -> Reply:
     try:
         completion = _Completion.model_validate_json(body)
-    except ValidationError as error:
-        raise _Again("the body is not a chat completion") from error
+    except ValidationError:
+        raise _Again("the body is not a chat completion") from None
     option, usage = completion.choices[0], completion.usage or _Usage()
     return Reply(
         option.message.content or "",
         option.finish_reason or "",
-        usage.prompt_tokens,
-        usage.completion_tokens,
+        usage.prompt_tokens or 0,
+        usage.completion_tokens or 0,
     )

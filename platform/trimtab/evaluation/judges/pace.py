@@ -18,12 +18,12 @@ class Pace:
         self._next = 0.0
         self._lock = threading.Lock()
 
-    def wait(self) -> None:
-        """Sleeps until it is this request's turn."""
+    def wait(self, stopped: threading.Event) -> None:
+        """Sleeps until it is this request's turn, or all waiting is ended."""
         with self._lock:
             turn = max(time.monotonic(), self._next)
             self._next = turn + self._interval
-        time.sleep(max(0.0, turn - time.monotonic()))
+        stopped.wait(max(0.0, turn - time.monotonic()))
 
     def hold(self, seconds: float) -> None:
         """Lets no request out for a while."""
