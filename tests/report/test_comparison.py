@@ -30,7 +30,7 @@ def test_a_rate_stands_with_its_interval_and_a_lack_is_a_dash() -> None:
     assert cell(run, column) == "0.600 [0.550, 0.649]"
     assert cell(seen("b", {}), column) == "–"
     assert cell(seen("c", {f"{rate}/all": 0.6}), column) == "0.600"
-    lacking = seen("d", run.metrics | {f"{rate}/all": math.nan})
+    lacking = seen("d", {**run.metrics, f"{rate}/all": math.nan})
     assert cell(lacking, column) == "–"
 
 
