@@ -80,3 +80,15 @@ def test_looking_makes_no_store(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert result.code == 2
     assert "it has no mlflow.db" in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_does_not_fit_stands_below_and_nothing_is_cut(run: Run, tracking: str) -> None:
+    whole = {f"{name}/all": 0.123 for name in ("evaluation/safety", "evaluation/emotion", RATE)}
+    ends = {name.replace("/all", f"_{e}/all"): 0.123 for name in whole for e in ("low", "high")}
+    fluent = {f"fluency/{name}": 0.456 for name in ("perplexity", "repetition", "empty")}
+    log(tracking, "wide", whole | ends | fluent | {"steer/strength": 0.789})
+    lines = run("compare", "wide", "--metric", "steer/strength").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("Run") for line in lines) == 2
+    rows = " ".join(line.removeprefix("wide") for line in lines if line.startswith("wide")).split()
+    assert rows == 3 * ["0.123", "[0.123,", "0.123]"] + 3 * ["0.456"] + ["0.789"]

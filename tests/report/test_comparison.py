@@ -63,3 +63,11 @@ def test_only_what_differs_is_an_axis() -> None:
     assert differing(runs, ["layer", "alpha", "coder"]) == ["alpha"]
     assert differing([seen("a", {}, layer="3"), seen("b", {})], ["layer"]) == ["layer"]
     assert differing([], ["layer"]) == []
+
+
+def test_numbers_of_prompts_are_whole_and_failures_show_where_there_are_any() -> None:
+    fine = {"evaluation/psc1/all": 0.0, "evaluation/safety_failed/all": 0.0}
+    assert [cell(seen("a", fine), c) for c in columns([seen("a", fine)])] == ["0"]
+    some = [seen("a", fine), seen("b", {"evaluation/safety_failed/all": 3.0})]
+    assert [c.title for c in columns(some)] == ["PSC1", "Safety failed"]
+    assert [cell(some[1], c) for c in columns(some)] == ["–", "3"]

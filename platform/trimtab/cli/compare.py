@@ -13,7 +13,7 @@ from trimtab.cli.run import AsJson
 from trimtab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from trimtab.report.comparison import Seen
     from trimtab.track.mlflow import Found
@@ -22,6 +22,8 @@ _FEWEST_DIGITS = 6
 """Of a run's id, to mean it by its beginning."""
 _WHOLE_NAME = 16
 """Characters of a run's name that stay on one line."""
+_GAP = 2
+"""Blanks between two columns."""
 _AXES = ("layer", "alpha", "edit", "coder")
 
 
@@ -58,7 +60,7 @@ def compare(
     if as_json:
         echo_json([run._asdict() for run in seen])
         return
-    OUT.print(runs_table(seen, metric or []))
+    print_runs(seen, metric or [])
 
 
 def _stored(out: Path) -> "list[Found]":
@@ -105,20 +107,48 @@ def _check(seen: "Sequence[Seen]", wanted: "Sequence[str]") -> None:
             )
 
 
-def runs_table(seen: "Sequence[Seen]", metric: "Sequence[str]") -> Table:
-    """A row for each run, with the metrics asked for behind the headlines."""
+def print_runs(seen: "Sequence[Seen]", metric: "Sequence[str]") -> None:
+    """Prints a row for each run: the headlines, then the metrics asked for.
+
+    What does not fit the terminal stands in further tables below, so that no number is cut.
+    """
     from trimtab.report.comparison import cell, columns, differing
 
-    shown, axes = columns(seen, metric), differing(seen, _AXES)
+    names = [r.name if r.status == "FINISHED" else f"{r.name} ({r.status.lower()})" for r in seen]
+    of_run = {axis: [run.params.get(axis, "–") for run in seen] for axis in differing(seen, _AXES)}
+    told = {c.title: [cell(run, c) for run in seen] for c in columns(seen, metric)}
+    room = OUT.width - min(max(map(len, names), default=0), _WHOLE_NAME) - _GAP
+    room -= sum(_width(axis, cells) for axis, cells in of_run.items())
+    widths = {title: _width(title, cells) for title, cells in told.items()}
+    for place, titles in enumerate(_that_fit(widths, room)):
+        if place:
+            OUT.print()
+        OUT.print(_table(names, of_run | {title: told[title] for title in titles}))
+
+
+def _width(title: str, cells: "Sequence[str]") -> int:
+    return max(map(len, (title, *cells))) + _GAP
+
+
+def _that_fit(widths: dict[str, int], room: int) -> list[list[str]]:
+    """Columns in their order, in as many groups as it takes."""
+    groups: list[list[str]] = [[]]
+    left = room
+    for title, width in widths.items():
+        if width > left and groups[-1]:
+            groups.append([])
+            left = room
+        groups[-1].append(title)
+        left -= width
+    return groups
+
+
+def _table(names: "Sequence[str]", columns: "Mapping[str, Sequence[str]]") -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    longest = max((len(run.name) for run in seen), default=0)
+    longest = max(map(len, names), default=0)
     table.add_column("Run", overflow="fold", min_width=min(longest, _WHOLE_NAME))
-    for axis in axes:
-        table.add_column(axis, justify="right")
-    for column in shown:
-        table.add_column(column.title, justify="right")
-    for run in seen:
-        name = run.name if run.status == "FINISHED" else f"{run.name} ({run.status.lower()})"
-        given = [run.params.get(axis, "–") for axis in axes]
-        table.add_row(Text(name), *map(Text, given), *(Text(cell(run, c)) for c in shown))
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for number, name in enumerate(names):
+        table.add_row(Text(name), *(Text(cells[number]) for cells in columns.values()))
     return table

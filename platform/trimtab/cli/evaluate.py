@@ -81,6 +81,14 @@ unedited model. Failed verdicts are in no rate."""
 _UNANSWERED = "{} cases got no answer from the judge. The same line asks for them again."
 
 
+_FAILURES = frozenset(
+    f"evaluation/{of}/all" for of in ("failed", "safety_failed", "emotion_failed")
+)
+_FAILED = """\
+{failed} verdicts failed: they are in no rate, mean or count. `failed` in scores.parquet
+and pairs.parquet says why each did."""
+
+
 def evaluate(
     model: Model,
     prompts: Prompts,
@@ -145,7 +153,7 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
         TrimtabError: something the user can mend.
     """
     from trimtab.cli import show
-    from trimtab.cli.compare import runs_table
+    from trimtab.cli.compare import print_runs
     from trimtab.report.comparison import Seen
     from trimtab.stream import evaluate as driver
 
@@ -159,7 +167,8 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
     if found.reused and not found.unanswered:
         ERR.print("Finished before, and reused.")
     arms = [Seen(name, "", "FINISHED", {}, metrics) for name, metrics in found.arms.items()]
-    OUT.print(runs_table(arms, []))
+    print_runs(arms, [])
+    _print_failures(found)
     words = {"prompts": f"{found.prompts:,}", "judge": job.judge.kind}
     OUT.print(Text(_LEGEND.format(**words), style="dim"))
     OUT.print(Text(f"  {show.near(found.folder)}"), soft_wrap=True)
@@ -200,6 +209,19 @@ def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
     return asked | {"cache": out / "judged"}
 
 
+def _print_failures(found: "Evaluated") -> None:
+    """How many verdicts are missing, and where it stands why."""
+    failed = sum(
+        value
+        for metrics in found.arms.values()
+        for name, value in metrics.items()
+        if name in _FAILURES
+    )
+    if failed:
+        said = _FAILED.format(failed=f"{failed:,.0f}")
+        OUT.print(Text(said, style="bold yellow"))
+
+
 def _document(found: "Evaluated") -> dict[str, object]:
     return {
         "model": found.card.label,
@@ -208,6 +230,7 @@ def _document(found: "Evaluated") -> dict[str, object]:
         "folder": str(found.folder),
         "reused": found.reused,
         "unanswered": found.unanswered,
+        "judge": found.judge,
         "mlflow_run": found.run_id,
         "tracking_uri": found.tracking_uri,
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trimtab.cli.noise import clean_streams
+from trimtab.cli.seam import USER_ERROR
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +58,7 @@ def run_sweep(
 
     Raises:
         TrimtabError: something the user can mend.
+        typer.Exit: every trial failed.
     """
     from rich.text import Text
 
@@ -81,6 +83,8 @@ def run_sweep(
         echo_json(document(found))
     else:
         _show(config, found)
+    if found.rows and all(row["ending"] == "failed" for row in found.rows):
+        raise typer.Exit(USER_ERROR)
     return found
 
 

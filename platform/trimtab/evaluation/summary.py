@@ -70,8 +70,9 @@ def _of_scores(
     values = np.array([row.verdict.value for row in rows if row.verdict.failed is None])
     mean = float(values.mean()) if len(values) else math.nan
     ends = bootstrap(values, np.ones_like(values), seed.numpy(), num_draws=num_draws)
+    best = float(sum(row.best for row in rows)) if len(values) else math.nan
     return {
-        f"{PSC[aspect]}/{of}": float(sum(row.best for row in rows)),
+        f"{PSC[aspect]}/{of}": best,
         f"{aspect}/{of}": mean,
         f"{aspect}_low/{of}": ends.low,
         f"{aspect}_high/{of}": ends.high,

@@ -18,6 +18,10 @@ class Column(NamedTuple):
     """Its name in `trimtab.core.names`."""
     interval: tuple[str, str] | None = None
     """The metrics that are its ends."""
+    counts: bool = False
+    """Whether it is a number of prompts."""
+    unless_0: bool = False
+    """Left out where it is 0 in every run."""
 
 
 def _with_interval(title: str, name: str) -> Column:
@@ -28,12 +32,14 @@ def _with_interval(title: str, name: str) -> Column:
 HEADLINES: Final = (
     _with_interval("Win rate", "win_rate"),
     Column("Net rate", "steer/net", ("steer/net_low", "steer/net_high")),
-    Column("Ties", "evaluation/ties/all"),
-    Column("Failed", "evaluation/failed/all"),
+    Column("Ties", "evaluation/ties/all", counts=True),
+    Column("Failed", "evaluation/failed/all", counts=True),
     _with_interval("Safety", "safety"),
-    Column("PSC1", "evaluation/psc1/all"),
+    Column("PSC1", "evaluation/psc1/all", counts=True),
+    Column("Safety failed", "evaluation/safety_failed/all", counts=True, unless_0=True),
     _with_interval("Emotion", "emotion"),
-    Column("PSC2", "evaluation/psc2/all"),
+    Column("PSC2", "evaluation/psc2/all", counts=True),
+    Column("Emotion failed", "evaluation/emotion_failed/all", counts=True, unless_0=True),
     Column("Perplexity", "fluency/perplexity"),
     Column("Repetition", "fluency/repetition"),
     Column("Empty", "fluency/empty"),
@@ -64,9 +70,14 @@ class Seen(NamedTuple):
 
 def columns(runs: Sequence[Seen], extra: Sequence[str] = ()) -> list[Column]:
     """The headlines that any run has, then the metrics asked for by name."""
-    known = [column for column in HEADLINES if any(column.metric in r.metrics for r in runs)]
+    known = [column for column in HEADLINES if any(_tells(column, run) for run in runs)]
     shown = {column.metric for column in known}
     return known + [Column(name, name) for name in extra if name not in shown]
+
+
+def _tells(column: Column, run: Seen) -> bool:
+    value = run.metrics.get(column.metric)
+    return value is not None and not (column.unless_0 and value == 0)
 
 
 def differing(runs: Sequence[Seen], among: Sequence[str]) -> list[str]:
@@ -79,6 +90,8 @@ def cell(run: Seen, column: Column) -> str:
     value = run.metrics.get(column.metric)
     if value is None or math.isnan(value):
         return _NONE
+    if column.counts:
+        return f"{value:.0f}"
     ends = [run.metrics.get(name) for name in column.interval or ()]
     low, high = ends if len(ends) == 2 else (None, None)
     if low is None or high is None:

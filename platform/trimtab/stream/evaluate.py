@@ -70,6 +70,8 @@ class Evaluated(NamedTuple):
     """How many were asked."""
     reused: bool
     """Whether it stands as it was judged before."""
+    judge: Metrics
+    """What an endpoint was asked, and what it cost."""
     unanswered: int
     """Cases that the endpoint left without an answer; the same line asks for them again."""
     run_id: str
@@ -117,6 +119,7 @@ def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
         result["arms"],
         len(asked.questions),
         reused,
+        result["judge"],
         _unanswered(result),
         _logged(job, asked, result, uri),
         uri,
