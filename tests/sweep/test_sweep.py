@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import typer
 from mlflow import MlflowClient
 
+from trimtab.cli.sweep import run_sweep
 from trimtab.core.config import build
 from trimtab.core.errors import ConfigError
 from trimtab.models.hardware import machine_of
@@ -170,7 +172,7 @@ def test_another_store_is_told_the_whole_story(
 
 @pytest.mark.ray
 def test_a_trial_that_could_not_reach_its_judge_goes_on_when_the_same_is_said_again(
-    local_ray: None, tmp_path: Path, tracking_uri: str
+    local_ray: None, tmp_path: Path, tracking_uri: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = tmp_path / "away"
     away.touch()
@@ -178,7 +180,10 @@ def test_a_trial_that_could_not_reach_its_judge_goes_on_when_the_same_is_said_ag
     space = {"x": {"grid": [3, 4]}}
     budget = {"searcher": "grid", "retries": 0}
     config = config_of(tmp_path, tracking_uri, base=base, space=space, budget=budget)
-    assert [row["error"] for row in run(config).rows] == ["JudgeError: nobody answers"] * 2
+    with pytest.raises(typer.Exit) as over:
+        run_sweep(config)
+    assert over.value.exit_code == 2
+    assert capsys.readouterr().out.count("failed: JudgeError: nobody answers") == 2
     away.unlink()
     outcome = run(config)
     assert not outcome.reused
