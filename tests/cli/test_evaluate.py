@@ -171,6 +171,7 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
         (("--data", "corpus"), "names a file"),
+        (("--prompts", "nursery", "--data", "nowhere.tsv"), "asks about the packaged corpus"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_message(

@@ -24,6 +24,7 @@ from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
 from trimtab.scenarios.corpus import corpus_path
+from trimtab.stream.evaluate_config import EvaluateJob
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.scenarios import read
 from trimtab.stream.steer_arms import arm_name
@@ -504,6 +505,17 @@ def test_nursery_questions_are_about_actions_that_nothing_was_trained_on(
     for question in found.questions:
         assert question.prompt.removeprefix(f"{QUESTIONS[0]} ") not in seen
         assert question.reference in ANSWERS.values()
+    assert found.source == "corpus"
+
+
+@pytest.mark.parametrize("kind", [SteerConfig, EvaluateJob])
+def test_nursery_questions_beside_other_scenarios_are_refused(
+    configure: Configure, kind: type[SteerConfig | EvaluateJob]
+) -> None:
+    tree = configure().model_dump(mode="json", include=set(kind.model_fields))
+    asked = {"prompts": {"kind": "nursery"}, "data": {"path": "own.tsv"}, "evaluation": {}}
+    with pytest.raises(ConfigError, match=r"`data.path` must be `corpus`, but is own\.tsv"):
+        build(kind, tree | asked, where="a test")
 
 
 def test_another_coder_in_the_same_folder_is_another_sweep(

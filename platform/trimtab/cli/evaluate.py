@@ -40,9 +40,7 @@ Prompts = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
-        help="With `flames` the released file, else it is fetched; with `nursery` the scenarios."
-    ),
+    typer.Option(help="With `flames`: the released file.", show_default="it is fetched"),
 ]
 Judge = Annotated[
     str,
@@ -129,8 +127,6 @@ def evaluate(
         "seed": seed,
         "out": out.absolute(),
     }
-    if prompts == "nursery" and data:
-        tree["data"] = {"path": absolute(data)}
     if judge.startswith("rule") and sae is not None:
         tree["evaluation"] = {"aspects": []}  # a rule says which answer is better, not what is safe
     if sae is not None:
@@ -167,15 +163,15 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
 
 
 def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
-    if prompts == "nursery":
-        return {"kind": "nursery"}
     if prompts == "flames":
         return {"kind": "flames", "path": absolute(data) if data else None}
     if data is not None:
+        asked = "asks about the packaged corpus" if prompts == "nursery" else "names a file"
         raise ConfigError(
-            "`--data` goes with `--prompts flames` or `nursery`, but `--prompts` names a file. "
-            "Leave it out."
+            f"`--data` goes with `--prompts flames`, but `--prompts {prompts}` {asked}. Leave it out."
         )
+    if prompts == "nursery":
+        return {"kind": "nursery"}
     return {"kind": "jsonl", "path": absolute(prompts), "sensitive": not public}
 
 

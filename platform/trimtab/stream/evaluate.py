@@ -242,7 +242,7 @@ def _logged(job: EvaluateJob, asked: _Asked, result: dict[str, Any], uri: str) -
         "sensitive": str(job.is_sensitive).lower(),
         "git_commit": git_commit(),
     }
-    source = source_of(job.prompts, job.data)
+    source = source_of(job.prompts)
     files = TABLES if job.is_sensitive else (*TABLES, TEXTS)
     with MlflowTracker(EXPERIMENT, name, uri, tags=tags) as run:
         run.params(flat(job.model_dump(mode="json", exclude={"out", "tracking_uri"})))
