@@ -14,6 +14,7 @@ from trimtab.sae.about import layer_of_hook
 from trimtab.sae.files import count, read_settings
 from trimtab.sae.folder import ABOUT
 from trimtab.sae.saelens import SETTINGS
+from trimtab.stream.config import NURSERY
 from trimtab.stream.steer_config import LAYER, CoderFolders
 
 Folders = dict[str, str]
@@ -115,7 +116,7 @@ def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
             f"The autoencoder in {path} is of d_model={found.d_model}{whose}, but {model} has "
             f"{d_model=}. Give one that was trained on {model}."
         )
-    if found.model and _last(found.model) != _last(model):
+    if found.model and not _same(found.model, model):
         raise CoderError(
             f"The autoencoder in {path} was trained on the model {found.model}, but {model} is to "
             f"be steered. Give one that was trained on {model}."
@@ -126,6 +127,25 @@ def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
             f"layer {layer}. Check `coders`: {LAYER} stands for the layer's number."
         )
     return found
+
+
+def _same(trained_on: str, model: str) -> bool:
+    """By the last part of their names; models of the nursery by their training and variant.
+
+    `nursery:VARIANT` says the variant alone.
+    """
+    one, other = _nursery(trained_on), _nursery(model)
+    if one is None or other is None:
+        return _last(trained_on) == _last(model)
+    return one[1] == other[1] and ("" in (one[0], other[0]) or one[0] == other[0])
+
+
+def _nursery(model: str) -> tuple[str, str] | None:
+    """Training and variant of a model of the nursery."""
+    if model.startswith(NURSERY):
+        return "", model.removeprefix(NURSERY)
+    parts = Path(model).parts
+    return (parts[-2], parts[-1]) if parts[-3:-2] == ("nursery",) else None
 
 
 def _last(model: str) -> str:
