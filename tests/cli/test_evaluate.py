@@ -170,6 +170,8 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
         (("--prompts", "nowhere.jsonl"), "cannot be read"),
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
+        (("--layer", "99"), "`--layer` says how to blend in an autoencoder"),
+        (("--alpha", "0.1"), "`--alpha` says how to blend in an autoencoder"),
         (("--data", "corpus"), "names a file"),
         (("--prompts", "nursery", "--data", "nowhere.tsv"), "asks about the packaged corpus"),
     ],

@@ -54,7 +54,9 @@ Layer = Annotated[
     int | None,
     typer.Option(help="The block to edit.", show_default="what its folder says", min=0),
 ]
-Alpha = Annotated[str, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.")]
+Alpha = Annotated[
+    str | None, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.", show_default="0.1")
+]
 JudgeModel = Annotated[str, typer.Option(help="What the endpoint calls its model.")]
 JudgeKey = Annotated[str, typer.Option(help="The variable that holds the endpoint's key.")]
 Limit = Annotated[
@@ -86,7 +88,7 @@ def evaluate(
     data: Data = None,
     sae: Edit = None,
     layer: Layer = None,
-    alpha: Alpha = "0.1",
+    alpha: Alpha = None,
     judge_model: JudgeModel = "",
     judge_key: JudgeKey = "",
     limit: Limit = None,
@@ -129,8 +131,8 @@ def evaluate(
     }
     if judge.startswith("rule") and sae is not None:
         tree["evaluation"] = {"aspects": []}  # a rule says which answer is better, not what is safe
-    if sae is not None:
-        tree["edit"] = {"sae": sae.absolute(), "layer": layer, "alphas": alpha.split(",")}
+    if (edit := _edit(sae, layer, alpha)) is not None:
+        tree["edit"] = edit
     run_evaluate(build(EvaluateJob, tree, where="trimtab evaluate"), as_json=as_json)
 
 
@@ -173,6 +175,18 @@ def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
     if prompts == "nursery":
         return {"kind": "nursery"}
     return {"kind": "jsonl", "path": absolute(prompts), "sensitive": not public}
+
+
+def _edit(sae: Path | None, layer: int | None, alpha: str | None) -> dict[str, Any] | None:
+    if sae is not None:
+        return {"sae": sae.absolute(), "layer": layer, "alphas": (alpha or "0.1").split(",")}
+    given = {"--layer": layer, "--alpha": alpha}
+    for option in (name for name, value in given.items() if value is not None):
+        raise ConfigError(
+            f"`{option}` says how to blend in an autoencoder, but none is given. Name one with "
+            "`--sae`, or leave it out."
+        )
+    return None
 
 
 def _system(system: str | None, *, flames: bool) -> str | None:
