@@ -129,7 +129,7 @@ def evaluate(
         "seed": seed,
         "out": out.absolute(),
     }
-    if judge.startswith("rule") and sae is not None:
+    if tree["judge"]["kind"] == "rule" and sae is not None:
         tree["evaluation"] = {"aspects": []}  # a rule says which answer is better, not what is safe
     if (edit := _edit(sae, layer, alpha)) is not None:
         tree["edit"] = edit
@@ -174,6 +174,12 @@ def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
         )
     if prompts == "nursery":
         return {"kind": "nursery"}
+    path = Path(prompts).expanduser()
+    if path.is_dir() or not path.exists():
+        fault = f"{prompts} is a folder" if path.is_dir() else f"there is no file {prompts}"
+        raise ConfigError(
+            f"`--prompts` must be a JSONL file, `nursery` or `flames`, but {fault}. Check its name."
+        )
     return {"kind": "jsonl", "path": absolute(prompts), "sensitive": not public}
 
 
@@ -196,7 +202,12 @@ def _system(system: str | None, *, flames: bool) -> str | None:
 
 
 def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
-    kind, _, rules = judge.partition(":")
+    kind, colon, rules = judge.partition(":")
+    if kind == "rule" and colon and not rules:
+        raise ConfigError(
+            "`--judge rule:FILE` must name a file of rules, but nothing is after the colon. Name "
+            "one, or give `--judge rule` for the packaged rules."
+        )
     if kind == "rule":
         return {"kind": "rule"} | ({"rules": absolute(rules)} if rules else {})
     if not judge.startswith(("http://", "https://")):

@@ -6,7 +6,7 @@ are not there are made by `trimtab.stream.steer_made`.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from trimtab.core.errors import CoderError
 from trimtab.core.hashing import file_hash
@@ -16,6 +16,8 @@ from trimtab.sae.folder import ABOUT
 from trimtab.sae.saelens import SETTINGS
 from trimtab.stream.config import NURSERY
 from trimtab.stream.steer_config import LAYER, CoderFolders
+
+_ADVICE: Final = f"Check `coders`: {LAYER} stands for the layer's number."
 
 Folders = dict[str, str]
 """`aligned` and perhaps `unaligned` -> the folder of a layer's autoencoder."""
@@ -82,8 +84,7 @@ def described(path: Path) -> Described:
     """
     if not (path / SETTINGS).is_file():
         raise CoderError(
-            f"There must be an autoencoder in {path}, but there is no {SETTINGS}. Check `coders`: "
-            f"{LAYER} stands for the layer's number."
+            f"There must be an autoencoder in {path}, but there is no {SETTINGS}. {_ADVICE}"
         )
     settings = read_settings(path / SETTINGS)
     about = read_settings(path / ABOUT)["about"] if (path / ABOUT).is_file() else {}
@@ -98,13 +99,16 @@ def described(path: Path) -> Described:
     )
 
 
-def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
+def check_coder(
+    path: Path, layer: int, d_model: int, model: str, advice: str = _ADVICE
+) -> Described:
     """Refuses a coder of another width, model or layer.
 
     Args:
         layer: where it is to be put.
         d_model: of the model.
         model: the model's id or name.
+        advice: what to do about another layer.
 
     Raises:
         CoderError: names both.
@@ -124,7 +128,7 @@ def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
     if found.layer is not None and found.layer != layer:
         raise CoderError(
             f"The autoencoder in {path} was trained at layer {found.layer}, but is to be put at "
-            f"layer {layer}. Check `coders`: {LAYER} stands for the layer's number."
+            f"layer {layer}. {advice}"
         )
     return found
 
