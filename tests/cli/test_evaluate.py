@@ -31,6 +31,8 @@ class Made(NamedTuple):
     coder: Path
     wide: Path
     """A coder of another width."""
+    deep: Path
+    """A coder of a layer that the toy lacks."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,9 @@ def made(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     (folder / "rules.yaml").write_text(json.dumps({"grades": grades}), "utf-8")
     for name, d_model in (("coder", card.d_model), ("wide", card.d_model + 8)):
         save_sae(folder / name, make_sae(d_model=d_model), About(model=card.id, layer=1))
-    return Made(folder / "own.jsonl", folder / "rules.yaml", folder / "coder", folder / "wide")
+    save_sae(folder / "deep", make_sae(d_model=card.d_model), About(model=card.id, layer=7))
+    named = ("own.jsonl", "rules.yaml", "coder", "wide", "deep")
+    return Made(*(folder / name for name in named))
 
 
 def runs_below(uri: str, run_id: str) -> tuple[Found, dict[str, Found]]:
@@ -165,13 +169,20 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
     [
         (("--sae", "{coder}", "--alpha", "nan"), "finite number"),
         (("--sae", "{coder}", "--alpha", "0"), "differ from each other and from 0"),
-        (("--sae", "{coder}", "--layer", "2"), "was trained at layer 1"),
+        (("--sae", "{coder}", "--layer", "2"), "at layer 2. Leave `--layer` out"),
+        (("--sae", "{coder}", "--layer", "99"), "has 4 (0 to 3), but `--layer` is 99"),
+        (("--sae", "{deep}"), "deep reads layer 7"),
         (("--sae", "{wide}"), "is of d_model=40"),
         (("--sae", "{rules}"), "An autoencoder is a folder"),
-        (("--prompts", "nowhere.jsonl"), "cannot be read"),
+        (("--prompts", "nurserry"), "`nursery` or `flames`, but there is no file nurserry"),
+        (("--prompts", "{coder}"), "coder is a folder"),
         (("--judge", "https://localhost/v1"), "--judge-model"),
+        (("--judge", "rule:"), "must name a file of rules"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
+        (("--layer", "99"), "`--layer` says how to blend in an autoencoder"),
+        (("--alpha", "0.1"), "`--alpha` says how to blend in an autoencoder"),
         (("--data", "corpus"), "names a file"),
+        (("--prompts", "nursery", "--data", "nowhere.tsv"), "asks about the packaged corpus"),
     ],
 )
 def test_what_a_user_gets_wrong_is_one_message(

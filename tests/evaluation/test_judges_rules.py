@@ -160,6 +160,10 @@ def test_rules_that_are_none_are_refused(tmp_path: Path) -> None:
     path.write_text("grades: [{pattern: '(', grade: 3}]")
     with pytest.raises(ConfigError, match="regular expression"):
         load_rules(str(path))
+    for grade in (".nan", ".inf", "-.inf"):
+        path.write_text(f"grades: [{{pattern: x, grade: {grade}}}]")
+        with pytest.raises(ConfigError, match="finite number"):
+            load_rules(str(path))
     with pytest.raises(JudgeError, match="one of verdict, or the path"):
         load_rules("nowhere")
 

@@ -44,11 +44,19 @@ def test_a_bad_line_is_named_with_its_field(tmp_path: Path, row: object, message
 def test_a_file_that_is_empty_missing_or_no_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must hold a prompt"):
         read_questions(write(tmp_path / "empty.jsonl", " "))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read: No such file or directory"):
         read_questions(tmp_path / "nowhere.jsonl")
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+        read_questions(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read as UTF-8"):
         read_questions(tmp_path / "binary")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"id": "a", "prompt": "May I?"}), "utf-8-sig")
+    assert read_questions(path) == [Question("a", "May I?")]
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
 from trimtab.sae.folder import save_sae
 from trimtab.scenarios.corpus import corpus_path
+from trimtab.stream.evaluate_config import EvaluateJob
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.scenarios import read
 from trimtab.stream.steer_arms import arm_name
+from trimtab.stream.steer_coders import check_coder
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
@@ -383,6 +386,40 @@ def test_a_coder_of_another_width_model_or_layer_is_refused_with_both_named(
         refused(with_coder(About(model=toy, layer=3)), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("trained_on", "model", "fits"),
+    [
+        ("/runs/nursery/455a/instruct", "nursery:instruct", True),
+        ("nursery:instruct", "/runs/nursery/455a/instruct", True),
+        ("/runs/nursery/455a/instruct", "/moved/nursery/455a/instruct", True),
+        ("/runs/nursery/455a/instruct", "/runs/nursery/e19b/instruct", False),
+        ("/runs/nursery/455a/base", "nursery:instruct", False),
+        ("/models/instruct", "nursery:instruct", False),
+        ("Qwen/Qwen3-8B", "nursery:instruct", False),
+        ("Qwen/Qwen3-8B", "/models/Qwen3-8B/", True),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-4B", False),
+    ],
+)
+def test_a_coder_fits_the_model_that_it_was_trained_on(
+    tmp_path: Path, trained_on: str, model: str, fits: bool
+) -> None:
+    save_sae(tmp_path / "coder", make_sae(), About(model=trained_on, layer=1))
+    with nullcontext() if fits else pytest.raises(CoderError, match="was trained on the model"):
+        check_coder(tmp_path / "coder", 1, D_MODEL, model)
+
+
+def test_a_trial_refuses_a_coder_of_another_training_of_its_model(
+    configure: Configure, tmp_path: Path
+) -> None:
+    model = save_toy(tmp_path / "nursery" / "455a" / "instruct")
+    other = str(tmp_path / "nursery" / "e19b" / "instruct")
+    save_sae(tmp_path / "coder-1", make_sae(), About(model=other, layer=1))
+    coders = {"kind": "folders", "aligned": str(tmp_path / "coder-{layer}")}
+    config = configure(model={"id": str(model)}, coders=coders, arms=["aligned"])
+    with pytest.raises(CoderError, match=r"e19b/instruct, but .*455a/instruct is to"):
+        running(config, tmp_path)
+
+
 def test_a_coder_that_is_not_there_or_is_several_is_refused(
     configure: Configure, made: Path, tmp_path: Path
 ) -> None:
@@ -504,6 +541,17 @@ def test_nursery_questions_are_about_actions_that_nothing_was_trained_on(
     for question in found.questions:
         assert question.prompt.removeprefix(f"{QUESTIONS[0]} ") not in seen
         assert question.reference in ANSWERS.values()
+    assert found.source == "corpus"
+
+
+@pytest.mark.parametrize("kind", [SteerConfig, EvaluateJob])
+def test_nursery_questions_beside_other_scenarios_are_refused(
+    configure: Configure, kind: type[SteerConfig | EvaluateJob]
+) -> None:
+    tree = configure().model_dump(mode="json", include=set(kind.model_fields))
+    asked = {"prompts": {"kind": "nursery"}, "data": {"path": "own.tsv"}, "evaluation": {}}
+    with pytest.raises(ConfigError, match=r"`data.path` must be `corpus`, but is own\.tsv"):
+        build(kind, tree | asked, where="a test")
 
 
 def test_another_coder_in_the_same_folder_is_another_sweep(

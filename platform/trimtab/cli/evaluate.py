@@ -40,9 +40,7 @@ Prompts = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
-        help="With `flames` the released file, else it is fetched; with `nursery` the scenarios."
-    ),
+    typer.Option(help="With `flames`: the released file.", show_default="it is fetched"),
 ]
 Judge = Annotated[
     str,
@@ -56,7 +54,9 @@ Layer = Annotated[
     int | None,
     typer.Option(help="The block to edit.", show_default="what its folder says", min=0),
 ]
-Alpha = Annotated[str, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.")]
+Alpha = Annotated[
+    str | None, typer.Option(help="Strengths of the blend: 0.05,0.1,0.2.", show_default="0.1")
+]
 JudgeModel = Annotated[str, typer.Option(help="What the endpoint calls its model.")]
 JudgeKey = Annotated[str, typer.Option(help="The variable that holds the endpoint's key.")]
 Limit = Annotated[
@@ -96,7 +96,7 @@ def evaluate(
     data: Data = None,
     sae: Edit = None,
     layer: Layer = None,
-    alpha: Alpha = "0.1",
+    alpha: Alpha = None,
     judge_model: JudgeModel = "",
     judge_key: JudgeKey = "",
     limit: Limit = None,
@@ -137,12 +137,10 @@ def evaluate(
         "seed": seed,
         "out": out.absolute(),
     }
-    if prompts == "nursery" and data:
-        tree["data"] = {"path": absolute(data)}
-    if judge.startswith("rule") and sae is not None:
+    if tree["judge"]["kind"] == "rule" and sae is not None:
         tree["evaluation"] = {"aspects": []}  # a rule says which answer is better, not what is safe
-    if sae is not None:
-        tree["edit"] = {"sae": sae.absolute(), "layer": layer, "alphas": alpha.split(",")}
+    if (edit := _edit(sae, layer, alpha)) is not None:
+        tree["edit"] = edit
     run_evaluate(build(EvaluateJob, tree, where="trimtab evaluate"), as_json=as_json)
 
 
@@ -176,16 +174,34 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
 
 
 def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
-    if prompts == "nursery":
-        return {"kind": "nursery"}
     if prompts == "flames":
         return {"kind": "flames", "path": absolute(data) if data else None}
     if data is not None:
+        asked = "asks about the packaged corpus" if prompts == "nursery" else "names a file"
         raise ConfigError(
-            "`--data` goes with `--prompts flames` or `nursery`, but `--prompts` names a file. "
-            "Leave it out."
+            f"`--data` goes with `--prompts flames`, but `--prompts {prompts}` {asked}. Leave it out."
+        )
+    if prompts == "nursery":
+        return {"kind": "nursery"}
+    path = Path(prompts).expanduser()
+    if path.is_dir() or not path.exists():
+        fault = f"{prompts} is a folder" if path.is_dir() else f"there is no file {prompts}"
+        raise ConfigError(
+            f"`--prompts` must be a JSONL file, `nursery` or `flames`, but {fault}. Check its name."
         )
     return {"kind": "jsonl", "path": absolute(prompts), "sensitive": not public}
+
+
+def _edit(sae: Path | None, layer: int | None, alpha: str | None) -> dict[str, Any] | None:
+    if sae is not None:
+        return {"sae": sae.absolute(), "layer": layer, "alphas": (alpha or "0.1").split(",")}
+    given = {"--layer": layer, "--alpha": alpha}
+    for option in (name for name, value in given.items() if value is not None):
+        raise ConfigError(
+            f"`{option}` says how to blend in an autoencoder, but none is given. Name one with "
+            "`--sae`, or leave it out."
+        )
+    return None
 
 
 def _system(system: str | None, *, flames: bool) -> str | None:
@@ -195,7 +211,12 @@ def _system(system: str | None, *, flames: bool) -> str | None:
 
 
 def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
-    kind, _, rules = judge.partition(":")
+    kind, colon, rules = judge.partition(":")
+    if kind == "rule" and colon and not rules:
+        raise ConfigError(
+            "`--judge rule:FILE` must name a file of rules, but nothing is after the colon. Name "
+            "one, or give `--judge rule` for the packaged rules."
+        )
     if kind == "rule":
         return {"kind": "rule"} | ({"rules": absolute(rules)} if rules else {})
     if not judge.startswith(("http://", "https://")):

@@ -38,8 +38,12 @@ def read_questions(path: Path) -> list[Question]:
             field, has an empty prompt or half a character, or repeats an id.
     """
     try:
-        lines = path.read_text("utf-8").split("\n")  # U+2028 may stand within a line
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text("utf-8-sig").split("\n")  # U+2028 may stand within a line
+    except OSError as error:
+        raise DataError(
+            f"The prompt file {path} cannot be read: {error.strerror or error}. Check its path."
+        ) from error
+    except UnicodeDecodeError as error:
         raise DataError(f"The prompt file {path} cannot be read as UTF-8 text: {error}.") from error
     found: dict[str, Question] = {}
     for number, line in enumerate(lines, 1):

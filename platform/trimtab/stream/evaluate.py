@@ -152,7 +152,7 @@ def _arms(edit: EditConfig | None, card: ModelCard) -> tuple[list[Arm], Material
 
     Raises:
         CoderError: no coder, or one of another width, model or layer.
-        ConfigError: nobody says which layer it reads.
+        ConfigError: nobody says which layer it reads, or the model has no such layer.
     """
     if edit is None:
         return [BASELINE], Materials()
@@ -160,9 +160,17 @@ def _arms(edit: EditConfig | None, card: ModelCard) -> tuple[list[Arm], Material
     layer = about.layer if edit.layer is None else edit.layer
     if layer is None:
         raise ConfigError(
-            f"The autoencoder in {edit.sae} does not say which layer it reads. Name it with `layer`."
+            f"The autoencoder in {edit.sae} does not say which layer it reads. Name it with "
+            "`--layer`."
         )
-    check_coder(edit.sae, layer, card.d_model, card.id)
+    if layer >= card.num_layers:
+        asked = "`--layer` is" if edit.layer is not None else f"the one in {edit.sae} reads layer"
+        raise ConfigError(
+            f"The autoencoder must go to a layer of {card.label}, which has {card.num_layers} (0 to "
+            f"{card.num_layers - 1}), but {asked} {layer}. Give another `--layer` or `--sae`."
+        )
+    advice = "Leave `--layer` out, or give another `--sae`."
+    check_coder(edit.sae, layer, card.d_model, card.id, advice)
     blends = [
         Arm(name=arm_name(_KIND, alpha), kind=_KIND, layer=layer, alpha=alpha, coder="coder")
         for alpha in edit.alphas
@@ -245,7 +253,7 @@ def _logged(job: EvaluateJob, asked: _Asked, result: dict[str, Any], uri: str) -
         "sensitive": str(job.is_sensitive).lower(),
         "git_commit": git_commit(),
     }
-    source = source_of(job.prompts, job.data)
+    source = source_of(job.prompts)
     files = TABLES if job.is_sensitive else (*TABLES, TEXTS)
     with MlflowTracker(EXPERIMENT, name, uri, tags=tags) as run:
         run.params(flat(job.model_dump(mode="json", exclude={"out", "tracking_uri"})))

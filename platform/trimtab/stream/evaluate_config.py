@@ -17,7 +17,7 @@ from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.models.card import ModelConfig
 from trimtab.stream.answers import AnswerConfig
-from trimtab.stream.steer_config import Prompts, are_sensitive
+from trimtab.stream.steer_config import Prompts, are_sensitive, check_data
 from trimtab.stream.train_config import AllRows
 
 
@@ -46,7 +46,7 @@ class EvaluateJob(Config):
     model: ModelConfig
     """Who answers."""
     data: AllRows = Field(default_factory=AllRows)
-    """Scenarios that nursery questions are drawn from."""
+    """How the packaged corpus is split, for nursery models and nursery questions."""
     prompts: Prompts
     """What is asked."""
     limit: PositiveInt | None = None
@@ -76,6 +76,11 @@ class EvaluateJob(Config):
             )
         if evaluation.baseline != BASELINE.name:
             raise ValueError(f"`evaluation.baseline` must be `{BASELINE.name}`, the unedited model")
+        return self
+
+    @model_validator(mode="after")
+    def _questions_are_unseen(self) -> "EvaluateJob":
+        check_data(self.prompts, self.data)
         return self
 
     @property

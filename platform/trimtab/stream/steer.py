@@ -39,7 +39,7 @@ from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.models.loading import describe, load
 from trimtab.stream.config import ExtractJob
 from trimtab.stream.steer_arms import arms_of, materials_of, told_arms
-from trimtab.stream.steer_coders import Folders, folders_of
+from trimtab.stream.steer_coders import Folders, check_coder, folders_of
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import check_judge
 from trimtab.stream.steer_prompts import prompt_set
@@ -120,13 +120,8 @@ class Layer:
         }
         self.told = told_arms(config)
         self.folder = Path(ready.answers) / f"layer-{config.layer:02d}"
-        folders = (
-            folders_of(config.coders, config.layer)
-            if config.coders.kind == "folders"
-            else ready.coders[config.layer]
-        )
         self._materials = materials_of(
-            config, folders, self.loaded, list(self.tokens.values()), Path(ready.out)
+            config, self._folders(ready), self.loaded, list(self.tokens.values()), Path(ready.out)
         )
         self._speaker = Speaker(self.loaded, self._materials, config.decoding)
         self._store = AnswerStore(self.folder)
@@ -139,6 +134,16 @@ class Layer:
         self.given = Given([], {}, Judged([], [], []))
         self.usage: Metrics = {}
         """What an endpoint was asked for all rungs, and what it cost."""
+
+    def _folders(self, ready: Ready) -> Folders:
+        """The layer's coders; a dry run could not tell two trainings of a nursery model apart."""
+        layer = self.config.layer
+        if self.config.coders.kind == "made":
+            return ready.coders[layer]
+        found = folders_of(self.config.coders, layer)
+        for path in found.values():
+            check_coder(Path(path), layer, self.loaded.decoder.d_model, ready.model["id"])
+        return found
 
     def advance(self) -> None:
         """Asks what the next rung adds.

@@ -6,7 +6,7 @@ are not there are made by `trimtab.stream.steer_made`.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from trimtab.core.errors import CoderError
 from trimtab.core.hashing import file_hash
@@ -14,7 +14,10 @@ from trimtab.sae.about import layer_of_hook
 from trimtab.sae.files import count, read_settings
 from trimtab.sae.folder import ABOUT
 from trimtab.sae.saelens import SETTINGS
+from trimtab.stream.config import NURSERY
 from trimtab.stream.steer_config import LAYER, CoderFolders
+
+_ADVICE: Final = f"Check `coders`: {LAYER} stands for the layer's number."
 
 Folders = dict[str, str]
 """`aligned` and perhaps `unaligned` -> the folder of a layer's autoencoder."""
@@ -81,8 +84,7 @@ def described(path: Path) -> Described:
     """
     if not (path / SETTINGS).is_file():
         raise CoderError(
-            f"There must be an autoencoder in {path}, but there is no {SETTINGS}. Check `coders`: "
-            f"{LAYER} stands for the layer's number."
+            f"There must be an autoencoder in {path}, but there is no {SETTINGS}. {_ADVICE}"
         )
     settings = read_settings(path / SETTINGS)
     about = read_settings(path / ABOUT)["about"] if (path / ABOUT).is_file() else {}
@@ -97,13 +99,16 @@ def described(path: Path) -> Described:
     )
 
 
-def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
+def check_coder(
+    path: Path, layer: int, d_model: int, model: str, advice: str = _ADVICE
+) -> Described:
     """Refuses a coder of another width, model or layer.
 
     Args:
         layer: where it is to be put.
         d_model: of the model.
         model: the model's id or name.
+        advice: what to do about another layer.
 
     Raises:
         CoderError: names both.
@@ -115,7 +120,7 @@ def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
             f"The autoencoder in {path} is of d_model={found.d_model}{whose}, but {model} has "
             f"{d_model=}. Give one that was trained on {model}."
         )
-    if found.model and _last(found.model) != _last(model):
+    if found.model and not _same(found.model, model):
         raise CoderError(
             f"The autoencoder in {path} was trained on the model {found.model}, but {model} is to "
             f"be steered. Give one that was trained on {model}."
@@ -123,9 +128,28 @@ def check_coder(path: Path, layer: int, d_model: int, model: str) -> Described:
     if found.layer is not None and found.layer != layer:
         raise CoderError(
             f"The autoencoder in {path} was trained at layer {found.layer}, but is to be put at "
-            f"layer {layer}. Check `coders`: {LAYER} stands for the layer's number."
+            f"layer {layer}. {advice}"
         )
     return found
+
+
+def _same(trained_on: str, model: str) -> bool:
+    """By the last part of their names; models of the nursery by their training and variant.
+
+    `nursery:VARIANT` says the variant alone.
+    """
+    one, other = _nursery(trained_on), _nursery(model)
+    if one is None or other is None:
+        return _last(trained_on) == _last(model)
+    return one[1] == other[1] and ("" in (one[0], other[0]) or one[0] == other[0])
+
+
+def _nursery(model: str) -> tuple[str, str] | None:
+    """Training and variant of a model of the nursery."""
+    if model.startswith(NURSERY):
+        return "", model.removeprefix(NURSERY)
+    parts = Path(model).parts
+    return (parts[-2], parts[-1]) if parts[-3:-2] == ("nursery",) else None
 
 
 def _last(model: str) -> str:

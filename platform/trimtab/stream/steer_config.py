@@ -20,7 +20,7 @@ from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.models.card import ModelConfig
 from trimtab.sae.config import TrainConfig
-from trimtab.stream.config import ExtractConfig, Split, WorkerConfig
+from trimtab.stream.config import CORPUS, DataConfig, ExtractConfig, Split, WorkerConfig
 from trimtab.stream.train_config import AllRows, EvaluateConfig
 
 LAYER: Final = "{layer}"
@@ -121,7 +121,8 @@ class SteerConfig(Config):
     model: ModelConfig
     """Who answers."""
     data: AllRows = Field(default_factory=AllRows)
-    """Scenarios: what coders are made from, nursery questions drawn from, and means taken of."""
+    """Scenarios: what coders are made from and means taken of. With nursery questions it is the
+    packaged corpus."""
     prompts: Prompts
     """What is asked."""
     coders: Coders
@@ -180,10 +181,29 @@ class SteerConfig(Config):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _questions_are_unseen(self) -> "SteerConfig":
+        check_data(self.prompts, self.data)
+        return self
+
     @property
     def is_sensitive(self) -> bool:
         """Whether texts must not reach the tracking server."""
         return are_sensitive(self.prompts, self.evaluation)
+
+
+def check_data(prompts: Prompts, data: DataConfig) -> None:
+    """Refuses nursery questions beside other scenarios, which may hold the actions asked about.
+
+    Raises:
+        ValueError: names the path.
+    """
+    if prompts.kind == "nursery" and data.path != CORPUS:
+        raise ValueError(
+            "nursery questions are about actions of the packaged corpus that nothing was trained "
+            f"on, so `data.path` must be `{CORPUS}`, but is {data.path}; leave it out, or ask "
+            "about your own with prompts of kind `jsonl`"
+        )
 
 
 def are_sensitive(prompts: Prompts, evaluation: EvaluationConfig) -> bool:

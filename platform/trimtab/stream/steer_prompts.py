@@ -20,7 +20,7 @@ from trimtab.core.seeds import Seed
 from trimtab.evaluation.flames import PUBLISHED, flames
 from trimtab.evaluation.prompts import Question, read_questions
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
-from trimtab.stream.config import DataConfig, Split
+from trimtab.stream.config import CORPUS, DataConfig, Split
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.steer_config import (
     FilePrompts,
@@ -63,7 +63,7 @@ def prompt_set(config: SteerConfig, out: Path) -> PromptSet:
     """
     found = read_prompts(config.prompts, config.data, out)
     most = config.rungs[-1]
-    name, source = name_of(config.prompts), source_of(config.prompts, config.data)
+    name, source = name_of(config.prompts), source_of(config.prompts)
     if len(found) < most:
         raise ConfigError(
             f"`rungs` must not ask for more prompts than there are, but the last one is {most} and "
@@ -85,16 +85,16 @@ def name_of(prompts: Prompts) -> str:
             return "flames"
 
 
-def source_of(prompts: Prompts, data: DataConfig) -> str:
+def source_of(prompts: Prompts) -> str:
     """Where prompts are."""
-    return data.path if prompts.kind == "nursery" else str(prompts.path or PUBLISHED)
+    return CORPUS if prompts.kind == "nursery" else str(prompts.path or PUBLISHED)
 
 
 def read_prompts(prompts: Prompts, data: DataConfig, out: Path) -> list[Question]:
     """All prompts, in the order of their file.
 
     Args:
-        data: what nursery questions are drawn from.
+        data: how the corpus is split, for nursery questions.
         out: the folder of runs.
 
     Raises:

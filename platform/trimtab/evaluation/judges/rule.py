@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, FiniteFloat, PositiveFloat, field_validator
 
 from trimtab.core.config import Config, build, read_yaml
 from trimtab.core.errors import JudgeError
@@ -29,7 +29,7 @@ class Grade(Config):
 
     pattern: str
     """A regular expression, searched in the text; case does not matter."""
-    grade: float
+    grade: FiniteFloat
     """What a text that has it is given."""
 
     @field_validator("pattern")
