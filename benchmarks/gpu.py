@@ -20,8 +20,8 @@ To run it on a rented card: a checkout, and in any Python from 3.11 with a torch
     PYTHONPATH=platform python benchmarks/gpu.py --device cuda --toy
     PYTHONPATH=platform python benchmarks/gpu.py --json > gpu.json
 
-The second line is a look at toy size. `--cases blend` runs at full size on a CPU too (`--device cpu`,
-22 GB of memory, ten minutes on two cores). No Ray, no network, no data file. A card without a network
+The second line is a look at toy size. `--cases blend` runs at full size on a CPU too (`--device cpu`, on a
+machine of 24 GB; ten minutes on two cores). No Ray, no network, no data file. A card without a network
 wants these as wheels; of bitsandbytes' libraries (60 MB zipped) only the one of torch's CUDA is
 needed. All cases may take a quarter of an hour, mostly the two large ones; `--cases` picks some. A
 case's findings are on stderr as soon as it is done. 128 GB of host memory hold the 32B checkpoint;
@@ -143,7 +143,7 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.device == "cpu" and not options.toy and set(options.cases) - ON_CPU:
         parser.error(
             "--device cpu is for toy sizes (give --toy too) and for `--cases blend`, which it does "
-            "at full size in 22 GB of memory"
+            "at full size on a machine of 24 GB"
         )
     options.prompts = options.prompts or (64 if options.toy else 16_384)
     options.padded_prompts = options.padded_prompts or (16 if options.toy else 1_024)

@@ -50,7 +50,7 @@ RESULT: Final = "result.json"
 LOGGED: Final = "logged.json"
 TABLES: Final = ("scores.parquet", "pairs.parquet")
 TEXTS: Final = "texts.parquet"
-EVALUATE_VERSION: Final = 1
+EVALUATE_VERSION: Final = 2
 """Raised whenever the same configuration begins to give other numbers."""
 _KIND: Final = "blend"
 
