@@ -168,6 +168,7 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
     ("options", "says"),
     [
         (("--sae", "{coder}", "--alpha", "nan"), "finite number"),
+        (("--sae", "{coder}", "--alpha", ""), "valid number"),
         (("--sae", "{coder}", "--alpha", "0"), "differ from each other and from 0"),
         (("--sae", "{coder}", "--layer", "2"), "at layer 2. Leave `--layer` out"),
         (("--sae", "{coder}", "--layer", "99"), "has 4 (0 to 3), but `--layer` is 99"),

@@ -194,9 +194,10 @@ def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
 
 def _edit(sae: Path | None, layer: int | None, alpha: str | None) -> dict[str, Any] | None:
     if sae is not None:
-        return {"sae": sae.absolute(), "layer": layer, "alphas": (alpha or "0.1").split(",")}
-    given = {"--layer": layer, "--alpha": alpha}
-    for option in (name for name, value in given.items() if value is not None):
+        alphas = ["0.1"] if alpha is None else alpha.split(",")
+        return {"sae": sae.absolute(), "layer": layer, "alphas": alphas}
+    if layer is not None or alpha is not None:
+        option = "--alpha" if layer is None else "--layer"
         raise ConfigError(
             f"`{option}` says how to blend in an autoencoder, but none is given. Name one with "
             "`--sae`, or leave it out."
