@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from trimtab.edits.change import reconstruction
 from trimtab.evaluation.resume import Resumable
 from trimtab.models.batching import plan_batches
 from trimtab.models.engine import Prompt, Request, check_request
@@ -110,7 +111,7 @@ def recovered(
 
     Args:
         prompts: held-out ones.
-        saes: by layer; each is applied in float32 on the device of the block's output.
+        saes: by layer; each is applied on the device and in the dtype that it is in.
         token_budget: most tokens in one batch.
         report: told (batches done, of).
 
@@ -134,10 +135,8 @@ def recovered(
         prefixes = {p.layer: p for p in resumable.prefixes(tokens, {*saes, last})}
         for layer, fold in folds.items():
             prefix, x = prefixes[layer], prefixes[layer].hidden
-            flat = x.flatten(0, 1)
-            fold.sae.to(x.device)
-            tokens_seen[layer] = fold.seen(tokens_seen[layer], flat)
-            rebuilt = fold.sae(flat.float()).view(x.shape).to(x.dtype)
+            tokens_seen[layer] = fold.seen(tokens_seen[layer], x.flatten(0, 1))
+            rebuilt = reconstruction(fold.sae, x).to(x.dtype)
             ends = [prefixes[last].hidden]
             ends += [resumable.resume(prefix, y) for y in (rebuilt, torch.zeros_like(x))]
             sums[layer] = sums[layer].plus(_losses(resumable, ends, tokens, chunk))
