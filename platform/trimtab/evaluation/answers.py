@@ -30,6 +30,7 @@ from trimtab.evaluation.generate import Finish, Row, Said, generate
 from trimtab.evaluation.judges.verdict import THINKS, THOUGHT
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
+from trimtab.models.engine import out_of_memory
 from trimtab.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -274,8 +275,3 @@ def stop_tokens(loaded: LoadedModel) -> frozenset[int]:
     found = {ends} if isinstance(ends, int) else set(ends or ())
     eos = loaded.tokenizer.eos_token_id
     return frozenset(found | ({eos} if isinstance(eos, int) else set()))
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device or the host had no memory left."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

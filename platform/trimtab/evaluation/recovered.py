@@ -14,9 +14,9 @@ the blocks above go on from there. Under SAEBench's names:
 The states that the autoencoder meets here are those of single tokens. One that was trained on means
 over a prompt's tokens has never seen such, so its quality on them is measured on the way.
 
-Exact-length batches run the model's own blocks (`evaluation.resume`). The pass through all layers is
-shared:
-m layers of an N-block model cost one full pass and, for each L, twice the N - L - 1 blocks above it.
+Exact-length batches run the model's own blocks (`evaluation.resume`). The pass through all layers
+is shared: m layers of an N-block model cost one full pass and, for each L, twice the N - L - 1
+blocks above it.
 Memory: m x the batch's states (33 MB a layer at 4,096 tokens x 4,096 in bf16), and a chunk's logits
 (`LOGITS` elements a copy, five at a time), whatever the vocabulary.
 
