@@ -6,8 +6,8 @@
 
 Code runs to its end with true numbers, `.item()` and all. An operation is refused where CUDA refuses
 it: its tensors lie on several devices. A scalar or an index on the CPU may meet a GPU, and a copy
-may go anywhere. Kernels are not tried, nor what they cost; but what leaves a GPU is written down,
-since each such copy waits for all that was asked of it.
+may go anywhere. Kernels are not tried, nor streams, nor what they cost; but what leaves a GPU is
+written down, since each such copy waits for all that was asked of it, unless it is told not to.
 
 torch's own FakeTensorMode has no numbers, so it ends at the first branch on one; built without CUDA,
 torch cannot even index its tensors.
@@ -67,7 +67,7 @@ class OnGpu(Tensor):
             _check(func, args[0].device, tree_leaves(args[1]))
             return _on(args[0].device, func(*tree_map(_held, args)))
         if func is Tensor.copy_:
-            return aten.copy_.default(*args)
+            return aten.copy_.default(*args, **(kwargs or {}))
         if func is Tensor.contiguous and not args[0].is_contiguous():
             return aten.clone.default(*args, memory_format=torch.contiguous_format)
         if func is Tensor.contiguous:
@@ -129,24 +129,32 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # no
     name, leaves = func.overloadpacket, tree_leaves((args, kwargs))
     asked = [_numbered(leaf) for leaf in leaves if isinstance(leaf, torch.device)]
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    here = next((x.device for x in tensors if x.dim()), tensors[0].device if tensors else CPU)
-    if name in COPIES:
-        here = tensors[0].device
-        asked += [x.device for x in tensors[1:] if name is aten.to]
-    elif name is aten.index:
-        here = args[0].device
-        _check(func, here, [x for x in args[1] if x is not None])
-    else:
-        here = next((x.device for x in tensors if x.device != CPU), here)
-        _check(func, here, [x for x in tensors if x.dim() or x.device != CPU], strict=True)
+    if name is aten.to:
+        asked += [other.device for other in tensors[1:]]
+    here = _place(func, args, tensors)
     there = asked[0] if asked else here
-    if name in COPIES and there == CPU and any(x.device != CPU for x in tensors):
+    given = {one.name: x for one, x in zip(func._schema.arguments, args, strict=False)} | kwargs
+    leaves_gpu = there == CPU and any(x.device != CPU for x in tensors)
+    if name in COPIES and leaves_gpu and not given.get("non_blocking"):
         _waits.append(str(name))
+    kwargs = {key: x for key, x in kwargs.items() if key != "pin_memory"}
     out = func(*tree_map(_held, args), **tree_map(_held, kwargs))
     if name is aten.to and there != here:
         out = out.clone()  # on the CPU it would be the tensor itself
     written = _written(func, args)
     return written if written is not None else _on(there, out)
+
+
+def _place(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> torch.device:  # noqa: ANN401
+    """Where an operation runs."""
+    if func.overloadpacket in COPIES:
+        return tensors[0].device
+    if func.overloadpacket is aten.index:
+        _check(func, args[0].device, args[1])
+        return args[0].device
+    here = next((x.device for x in tensors if x.device != CPU), CPU)
+    _check(func, here, [x for x in tensors if x.dim() or x.device != CPU], strict=True)
+    return here
 
 
 def _written(func: Any, args: tuple[Any, ...]) -> Tensor | None:  # noqa: ANN401
