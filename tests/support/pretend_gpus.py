@@ -29,7 +29,8 @@ from trimtab.models.blocks import locate_decoder
 
 aten = torch.ops.aten
 CPU: Final = torch.device("cpu")
-COPIES: Final = {aten.to, aten._to_copy, aten.copy_, aten._has_compatible_shallow_copy_type}
+COPIES: Final = {aten.to, aten._to_copy, aten.copy_}
+ANYWHERE: Final = {*COPIES, aten._has_compatible_shallow_copy_type}
 NUMBERS: Final = {
     *(Tensor.item, Tensor.tolist, Tensor.nonzero),
     *(Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__),
@@ -147,7 +148,7 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # no
 
 def _place(func: Any, args: tuple[Any, ...], tensors: list[Tensor]) -> torch.device:  # noqa: ANN401
     """Where an operation runs."""
-    if func.overloadpacket in COPIES:
+    if func.overloadpacket in ANYWHERE:
         return tensors[0].device
     if func.overloadpacket is aten.index:
         _check(func, args[0].device, args[1])
