@@ -26,7 +26,7 @@ from trimtab.core.seeds import Seed
 from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
-from trimtab.evaluation.generate import Finish, Row, Said, generate
+from trimtab.evaluation.generate import Row, Said, generate
 from trimtab.evaluation.judges.verdict import THINKS, THOUGHT
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
@@ -136,15 +136,13 @@ class Speaker:
         return self._generate(rows[:half]) + self._generate(rows[half:])
 
     def _answer(self, one: Asked, said: Said) -> Answer:
-        text = text_of(self.loaded.tokenizer, one.tokens, said.tokens)
-        finish: Finish = "stop" if said.stopped else "length"
         return Answer(
             key=one.key,
             prompt_id=one.question.id,
             arm=one.arm.name,
-            text=text,
+            text=text_of(self.loaded.tokenizer, one.tokens, said.tokens),
             tokens=said.tokens,
-            finish=finish if text else "empty",
+            finish="stop" if said.stopped else "length",
             strength=said.strength,
         )
 

@@ -27,8 +27,8 @@ from trimtab.evaluation.growing_cache import grow_in_place
 from trimtab.evaluation.sampling import Sampler
 from trimtab.models.readout import contiguous_head
 
-Finish = Literal["stop", "length", "empty"]
-"""Why an answer ends: the model ended it, it was as long as allowed, or it holds no text."""
+Finish = Literal["stop", "length"]
+"""Why an answer ends: the model ended it, or it was as long as allowed."""
 
 
 class Row(NamedTuple):
