@@ -192,6 +192,15 @@ def test_strength_is_the_edits_length_over_the_residuals() -> None:
     torch.testing.assert_close(steering.strengths, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_coder_that_learns_gets_gradients_and_its_strength_keeps_no_graph() -> None:
+    model, sae = make_toy("llama"), make_sae("relu").requires_grad_()
+    with blend(model, sae, layer=1, alpha=0.3) as steering:
+        model(TOKENS).logits.sum().backward()
+    assert sae.W_enc.grad is not None
+    assert sae.W_enc.grad.any()
+    assert not steering.strengths.requires_grad  # or every forward's activations would stay
+
+
 def test_rows_that_leave_take_their_arms_along() -> None:
     model, materials, arms = make_toy("llama"), make_materials(), make_arms()
     kept = torch.tensor([1, 3, 5])

@@ -131,7 +131,15 @@ def test_how_an_answer_ends_is_said() -> None:
     assert stopped.tokens == long.tokens[: long.tokens.index(later)]
     plain.stop = frozenset({long.tokens[0]})
     (empty,) = plain.answer([likely])
-    assert (empty.finish, empty.tokens, empty.text) == ("empty", [], "")
+    assert (empty.finish, empty.tokens, empty.text) == ("stop", [], "")
+
+
+def test_blanks_up_to_the_limit_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loaded_toy()
+    (likely,) = ask(known(loaded), QUESTIONS[:1], [BASELINE], Materials(), GREEDY)
+    monkeypatch.setattr("trimtab.evaluation.answers.text_of", lambda *_: "")
+    (blank,) = Speaker(loaded, Materials(), GREEDY).answer([likely])
+    assert (blank.finish, len(blank.tokens), blank.text) == ("length", 12, "")
 
 
 def test_batches_hold_one_length_and_everything_once() -> None:
@@ -200,7 +208,7 @@ def test_a_disk_that_is_full_leaves_no_part(
 
     monkeypatch.setattr("trimtab.evaluation.answer_store.pq.write_table", full)
     with pytest.raises(OutputError, match="Free some disk space"):
-        store.write([Answer("k", "p", "a", "", [], "empty", 0.0)])
+        store.write([Answer("k", "p", "a", "", [], "stop", 0.0)])
     assert not list(tmp_path.iterdir())
 
 

@@ -36,7 +36,7 @@ def answer(prompt: str, arm: str, text: str, tokens: list[int], finish: str = "s
 
 ANSWERS = [
     answer("a", "baseline", WRONG, [5, 6, 7]),
-    answer("b", "baseline", "", [], "empty"),
+    answer("b", "baseline", "", []),
     answer("a", "blend", RIGHT, [8, 8, 8, 8, 8], "length"),
     answer("b", "blend", WRONG, [9]),
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import random_prompts, save_sharded
+from pretend_gpus import pretend_gpus
 from torch import Tensor, nn
 from toys import make_toy
 from transformers import PreTrainedModel
@@ -74,6 +75,18 @@ def test_states_are_the_same_bits_wherever_they_stay(
     assert_same_bits(engine.extract(PROMPTS, Resume(tmp_path / "run", "m")), whole)
     if keep != "disk":
         assert_same_bits(engine.extract(PROMPTS), whole)
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_states_of_another_gpu_are_on_the_host_before_they_are_read(gpus: int) -> None:
+    with pretend_gpus() as waits:
+        first, last = torch.device("cuda:0"), torch.device(f"cuda:{gpus - 1}")
+        states = States("host", first, None)
+        for layer in (-1, 0, 1):
+            states.put(0, torch.full(SHAPES[0], layer, device=last))
+            assert torch.equal(states.get(0).cpu(), torch.full(SHAPES[0], layer))
+    # One GPU's stream keeps its copies in turn; another's knows nothing of it.
+    assert waits.count("aten.copy_") == (0 if gpus == 1 else 3)
 
 
 @pytest.mark.parametrize("keep", ["device", "host", "disk"])

@@ -155,6 +155,7 @@ class Steering:
             return x
         return x.index_select(0, rows.to(x.device))
 
+    @torch.no_grad()
     def _measure(self, rows: Tensor, change: Tensor, x: Tensor) -> None:
         added = change.norm(dim=-1, dtype=torch.float32).sum(dim=1)
         found = x.norm(dim=-1, dtype=torch.float32).sum(dim=1)

@@ -46,7 +46,7 @@ class Answer(NamedTuple):
     tokens: list[int]
     """Without the one that ended it."""
     finish: Finish
-    """`stop` (the model ended it), `length` (as long as allowed), `empty` (no text at all)."""
+    """`stop` (the model ended it), `length` (as long as allowed, be it blanks alone)."""
     strength: float
     """Mean |change| / mean |x| at the arm's layer; 0 for the baseline."""
 

@@ -26,10 +26,11 @@ from trimtab.core.seeds import Seed
 from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
-from trimtab.evaluation.generate import Finish, Row, Said, generate
+from trimtab.evaluation.generate import Row, Said, generate
 from trimtab.evaluation.judges.verdict import THINKS, THOUGHT
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
+from trimtab.models.engine import out_of_memory
 from trimtab.models.loading import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -135,15 +136,13 @@ class Speaker:
         return self._generate(rows[:half]) + self._generate(rows[half:])
 
     def _answer(self, one: Asked, said: Said) -> Answer:
-        text = text_of(self.loaded.tokenizer, one.tokens, said.tokens)
-        finish: Finish = "stop" if said.stopped else "length"
         return Answer(
             key=one.key,
             prompt_id=one.question.id,
             arm=one.arm.name,
-            text=text,
+            text=text_of(self.loaded.tokenizer, one.tokens, said.tokens),
             tokens=said.tokens,
-            finish=finish if text else "empty",
+            finish="stop" if said.stopped else "length",
             strength=said.strength,
         )
 
@@ -274,8 +273,3 @@ def stop_tokens(loaded: LoadedModel) -> frozenset[int]:
     found = {ends} if isinstance(ends, int) else set(ends or ())
     eos = loaded.tokenizer.eos_token_id
     return frozenset(found | ({eos} if isinstance(eos, int) else set()))
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device or the host had no memory left."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

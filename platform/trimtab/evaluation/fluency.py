@@ -160,5 +160,6 @@ def _token_losses(
     """Nats of the last `keep` tokens of each row."""
     with contiguous_head(model):
         logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep + 1).logits[:, :-1]
-    losses = cross_entropy(logits.float().transpose(1, 2), ids[:, -keep:], reduction="none")
-    return losses.double().cpu().numpy()
+    said = ids[:, -keep:]
+    losses = cross_entropy(logits.float().flatten(0, 1), said.flatten(), reduction="none")
+    return losses.view(said.shape).double().cpu().numpy()

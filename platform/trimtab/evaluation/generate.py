@@ -2,9 +2,9 @@
 
 Rows of a batch have prompts of one length, so that nothing is padded and no mask is needed; a row
 that has ended leaves the batch, its keys and values with it. The cache is whatever the model's own
-forward makes (sliding windows and chunks too), its plain layers growing in place. The likeliest use is many arms of few prompts: on a
-GPU a decode step is bound by the bytes of the weights until about 180 rows, so arms in one batch
-are nearly free (PEERS 3.3).
+forward makes (sliding windows and chunks too), its plain layers growing in place. The likeliest use
+is many arms of few prompts: on a GPU a decode step is bound by the bytes of the weights until about
+180 rows, so arms in one batch are nearly free (PEERS 3.3).
 
 transformers' `generate` does the same for one arm; it pads, keeps finished rows, and draws all
 rows' tokens from one stream, so that an answer depends on what shares its batch.
@@ -27,8 +27,8 @@ from trimtab.evaluation.growing_cache import grow_in_place
 from trimtab.evaluation.sampling import Sampler
 from trimtab.models.readout import contiguous_head
 
-Finish = Literal["stop", "length", "empty"]
-"""Why an answer ends: the model ended it, it was as long as allowed, or it holds no text."""
+Finish = Literal["stop", "length"]
+"""Why an answer ends: the model ended it, or it was as long as allowed."""
 
 
 class Row(NamedTuple):

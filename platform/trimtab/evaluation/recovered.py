@@ -14,9 +14,9 @@ the blocks above go on from there. Under SAEBench's names:
 The states that the autoencoder meets here are those of single tokens. One that was trained on means
 over a prompt's tokens has never seen such, so its quality on them is measured on the way.
 
-Exact-length batches run the model's own blocks (`evaluation.resume`). The pass through all layers is
-shared:
-m layers of an N-block model cost one full pass and, for each L, twice the N - L - 1 blocks above it.
+Exact-length batches run the model's own blocks (`evaluation.resume`). The pass through all layers
+is shared: m layers of an N-block model cost one full pass and, for each L, twice the N - L - 1
+blocks above it.
 Memory: m x the batch's states (33 MB a layer at 4,096 tokens x 4,096 in bf16), and a chunk's logits
 (`LOGITS` elements a copy, five at a time), whatever the vocabulary.
 
@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
+from trimtab.edits.change import reconstruction
 from trimtab.evaluation.resume import Resumable
 from trimtab.models.batching import plan_batches
 from trimtab.models.engine import Prompt, Request, check_request
@@ -110,7 +111,7 @@ def recovered(
 
     Args:
         prompts: held-out ones.
-        saes: by layer; each is applied in float32 on the device of the block's output.
+        saes: by layer; each is applied on the device and in the dtype that it is in.
         token_budget: most tokens in one batch.
         report: told (batches done, of).
 
@@ -134,10 +135,8 @@ def recovered(
         prefixes = {p.layer: p for p in resumable.prefixes(tokens, {*saes, last})}
         for layer, fold in folds.items():
             prefix, x = prefixes[layer], prefixes[layer].hidden
-            flat = x.flatten(0, 1)
-            fold.sae.to(x.device)
-            tokens_seen[layer] = fold.seen(tokens_seen[layer], flat)
-            rebuilt = fold.sae(flat.float()).view(x.shape).to(x.dtype)
+            tokens_seen[layer] = fold.seen(tokens_seen[layer], x.flatten(0, 1))
+            rebuilt = reconstruction(fold.sae, x).to(x.dtype)
             ends = [prefixes[last].hidden]
             ends += [resumable.resume(prefix, y) for y in (rebuilt, torch.zeros_like(x))]
             sums[layer] = sums[layer].plus(_losses(resumable, ends, tokens, chunk))

@@ -3,7 +3,8 @@
 For a grid of arms the residual below the edited layer is the same: it is computed once a batch, and
 every arm is resumed from it (`evaluation.resume`). At an edited layer each coder encodes once,
 whatever the number of alphas, and the head is computed at the positions that are scored and nowhere
-else, for many arms in one product. Exact: what a hooked forward over the same batch gives, up to rounding of the head's product.
+else, for many arms in one product. Exact: what a hooked forward over the same batch gives, up to
+rounding of the head's product.
 
 Cost of A arms at layer L of N blocks: L + 1 + A (N - L - 1) blocks instead of A N, and the scored
 share of the head. 24 arms at four layers: `benchmarks/arms.py`.

@@ -136,7 +136,7 @@ class Engine:
             try:
                 return self._extract(prompts, parts, journal)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(max(len(prompt.tokens) for prompt in prompts), error)
             if self.device.type == "cuda":
@@ -312,5 +312,6 @@ def _in_order(
     return rows
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device or the host had no memory left."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

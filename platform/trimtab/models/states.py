@@ -152,7 +152,8 @@ class States:
         if kept is None or (self.keep == "device" and kept.device != hidden.device):
             self._kept[number] = hidden
         else:  # in place: new memory for each block would leave holes between the temporaries
-            kept.copy_(hidden, non_blocking=True)  # in turn with `get`'s, on one stream
+            # In turn with `get`'s on one stream; a block on another GPU has a stream of its own.
+            kept.copy_(hidden, non_blocking=hidden.device == self.device)
 
     def turn(self) -> None:
         """Ends a block."""
