@@ -33,11 +33,14 @@ from trimtab.stream.steer_coders import check_coder
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
+from trimtab.sweep.plan import plan_sweep
+from trimtab.sweep.run import Outcome, sweep
 from trimtab.sweep.space import check_objective, known_points, trial_record
 from trimtab.sweep.spec import SweepConfig
 from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, SteerRunning
 from trimtab.sweep.study import Prepared, Report, Study
 from trimtab.sweep.trial import Work, work_on
+from trimtab.track.mlflow import find_runs
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 SECRET = "stealing morally"
@@ -322,6 +325,53 @@ def test_an_endpoint_that_dies_half_way_is_asked_for_the_rest_only(
         asked = len(server.requests) - before
     assert report.share == 1.0
     assert 0 < asked <= 2 * 2 * 14 - 9
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_cases_without_an_answer_are_asked_for_by_the_same_sweep_and_nonsense_is_not(
+    configure: Configure, tmp_path: Path
+) -> None:
+    def run() -> Outcome:
+        return sweep(config, plan_sweep(config, config.out))
+
+    with chat_server(say("A")) as server:
+        trial = configure(judge=http(server, tmp_path), arms=["aligned"], alphas=[0.5], rungs=[6])
+        tree = {
+            "job": "sweep",
+            "asks": "Which layer?",
+            "study": "steer",
+            "base": trial.model_dump(mode="json"),
+            "space": {"layer": {"grid": [1]}},
+            "objective": {"metric": CHOSEN, "mode": "max"},
+            "budget": {"searcher": "grid", "retries": 0},
+            "out": tmp_path,
+        }
+        config = build(SweepConfig, tree, where="a test")
+        server.script = [say("A"), fail(500), say("I like turtles."), fail(500)]
+        first = run()
+        assert first.closing is not None
+        assert "2 cases got no answer" in first.closing.says
+        server.script = [fail(401)]
+        assert run().rows == first.rows
+        server.script = []
+        before = len(server.requests)
+        after = run()
+        assert len(server.requests) - before == 2
+        assert run().reused
+        assert len(server.requests) - before == 2
+    (row,) = after.rows
+    assert (row["judge/unanswered"], first.rows[0]["judge/unanswered"]) == (0.0, 2.0)
+    assert (row["failed@aligned 0.5"], first.rows[0]["failed@aligned 0.5"]) == (1.0, 3.0)
+    assert after.closing is not None
+    assert "no answer" not in after.closing.says
+    digest = after.folder.name.rpartition("-")[2]
+    runs = find_runs(after.tracking_uri, "trimtab/steer", {"sweep": digest})
+    by_name = {run.tags.get("part", "parent"): run for run in runs}
+    assert len(runs) == len(by_name) == 3
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert by_name["aligned 0.5"].metrics["evaluation/failed/all"] == 1.0
+    assert by_name["baseline"].metrics["judge/unanswered"] == 0.0
 
 
 def test_a_judge_that_answers_nonsense_fails_and_never_ties(

@@ -41,6 +41,8 @@ class Story:
     """None while it is to go on."""
     error: str = ""
     """Why it failed."""
+    before: "Story | None" = None
+    """What it had come to, where it is told anew; that stands again if it does not come to an end."""
 
     @property
     def share(self) -> float:
@@ -82,9 +84,9 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def began(self, name: str, point: Mapping[str, Any]) -> None:
-        """A trial was given its point, or another one, or is to go on."""
-        self._write({"trial": name, "point": dict(point)})
+    def began(self, name: str, point: Mapping[str, Any], *, anew: bool = False) -> None:
+        """A trial was given its point, or another one, or is to go on, or to be told `anew`."""
+        self._write({"trial": name, "point": dict(point)} | ({"anew": True} if anew else {}))
 
     def reported(self, name: str, report: Report) -> None:
         """A trial said where it stands."""
@@ -102,6 +104,8 @@ class Journal:
     def _take(self, event: dict[str, Any]) -> None:
         name = event["trial"]
         match event:
+            case {"point": point, "anew": True}:
+                self.stories[name] = Story(name, point, before=self.stories[name])
             case {"point": point}:
                 story = self.stories.setdefault(name, Story(name, point))
                 story.point, story.ending = point, None
@@ -111,7 +115,10 @@ class Journal:
                 self.events.append((name, report))
             case _:
                 story = self.stories[name]
-                story.ending, story.error = event["ending"], event["error"]
+                if story.before is not None and event["ending"] != "finished":
+                    self.stories[name] = story.before
+                else:
+                    story.ending, story.error = event["ending"], event["error"]
 
 
 def _lock(file: IO[bytes], folder: Path) -> None:
