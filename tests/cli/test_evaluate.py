@@ -19,6 +19,7 @@ from trimtab.models.loading import describe
 from trimtab.sae.about import About
 from trimtab.sae.folder import save_sae
 from trimtab.stream import answers as stream_answers
+from trimtab.stream import evaluate as driver
 from trimtab.track.mlflow import EXPERIMENTS, Found, MlflowTracker, find_runs
 
 SECRET = "stealing morally"
@@ -162,6 +163,32 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
         parent, below = runs_below(told["tracking_uri"], told["mlflow_run"])
         assert parent.metrics["judge/unanswered"] == told["unanswered"]
         assert below["baseline"].metrics == told["arms"]["baseline"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_an_evaluation_that_another_process_runs_now_is_refused(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", f"rule:{made.rules}")
+    line += ("--sae", made.coder, "--out", tmp_path, *QUICK)
+    second = []
+
+    def beside(speak: Callable) -> Callable:
+        def speaking(*given: object) -> object:
+            second.append(run(*line))
+            return speak(*given)
+
+        return speaking
+
+    with mock.patch.object(driver, "answer_stream", beside(driver.answer_stream)):
+        assert run(*line).code == 0
+    ((code, _, said),) = second
+    assert code == 2
+    assert "is being run by another process now" in " ".join(said.split())
+    found = json.loads(run(*line, "--json").out)
+    runs = find_runs(found["tracking_uri"], driver.EXPERIMENT, {})
+    assert len([run for run in runs if not run.parent]) == 1
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,14 @@ every 10 s at best, and leave out what its scheduler knows.)
 A line that was cut short by a full disk or a power cut is the last one, and is left out.
 """
 
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from trimtab.core.errors import OutputError
 from trimtab.core.files import writable_folder
+from trimtab.core.lock import lock
 from trimtab.sweep.study import Report
 from trimtab.sweep.wire import packed, unpacked
 
@@ -69,7 +68,7 @@ class Journal:
         self.events: list[tuple[str, Report]] = []
         """Every report of every trial, in the order they came."""
         self._file = path.open("a+b")
-        _lock(self._file, folder)
+        lock(self._file, f"The sweep in {folder}")
         self._file.seek(0)
         whole = 0
         for line in self._file.read().splitlines(keepends=True):
@@ -119,14 +118,3 @@ class Journal:
                     self.stories[name] = story.before
                 else:
                     story.ending, story.error = event["ending"], event["error"]
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise OutputError(
-            f"The sweep in {folder} is being run by another process now. Wait for it to end, or "
-            "stop it and run the same command again."
-        ) from error
