@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from trimtab.core.errors import ConfigError, JudgeError
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
-from trimtab.core.lock import lock
+from trimtab.core.lock import locked
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
@@ -110,8 +110,7 @@ def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
     out = writable_folder(job.out).resolve()
     uri = prepare_store(job.tracking_uri or sqlite_uri(out))
     asked = _asked(job, out, report)
-    with (asked.folder / LOCK).open("ab") as held:
-        lock(held, f"The evaluation in {asked.folder}")
+    with locked(asked.folder / LOCK, f"The evaluation in {asked.folder}"):
         return _judged(job, asked, uri, report)
 
 
