@@ -25,6 +25,8 @@ from trimtab.track.mlflow import EXPERIMENTS, Found, MlflowTracker, find_runs
 SECRET = "stealing morally"
 QUICK = ("--raw", "--max-new-tokens", 5, "--threads", 1, "--num-gpus", 0)
 
+HTTP = ("--judge-model", "m", "--judge-set")
+
 
 class Made(NamedTuple):
     prompts: Path
@@ -134,6 +136,28 @@ def test_an_endpoint_that_dies_is_asked_for_the_rest_and_counted(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
+def test_the_endpoint_is_asked_as_the_line_says_and_its_cost_is_printed(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    with chat_server(fail(422)) as server:
+        line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", server.url)
+        line += ("--judge-model", "m", "--out", tmp_path, "--limit", 2, *QUICK)
+        for setting in ("dead_after=2", "num_concurrent=1", "price_in=1000", "price_out=2.5e3"):
+            line += ("--judge-set", setting)
+        died = run(*line)
+        assert died.code == 2
+        assert "left 2 cases in a row unanswered" in " ".join(died.err.split())
+        server.usual = say("Score: 3")
+        said = run(*line)
+    assert said.code == 0, said.err
+    # 100 tokens read and 2 written each, two aspects of two answers
+    told = " ".join(said.out.split())
+    assert "Judge: 4 cases answered, 0 from its cache, 0 unanswered; 4 requests" in told
+    assert "400 tokens read, 8 written; cost 0.42" in told
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_cases_without_an_answer_are_told_and_asked_for_again(
     run: Callable, toy: Path, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -187,8 +211,9 @@ def test_an_evaluation_that_another_process_runs_now_is_refused(
     assert code == 2
     assert "is being run by another process now" in " ".join(said.split())
     found = json.loads(run(*line, "--json").out)
+    name = f"evaluate {Path(found['folder']).name}"
     runs = find_runs(found["tracking_uri"], driver.EXPERIMENT, {})
-    assert len([run for run in runs if not run.parent]) == 1
+    assert [run.run_id for run in runs if run.name == name] == [found["mlflow_run"]]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +232,13 @@ def test_an_evaluation_that_another_process_runs_now_is_refused(
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:"), "must name a file of rules"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
+        (("--judge-set", "grades"), "must look like key=value, but got 'grades'"),
+        (("--judge-set", "rule=x"), "`judge.rule.rule` is not a known key; did you mean `rules`"),
+        (("--judge", "http://h/v1", *HTTP, "dead=2"), "`judge.http.dead` is not a known key"),
+        (
+            ("--judge", "http://h/v1", *HTTP, "dead_after=0"),
+            "`judge.http.dead_after`: Input should",
+        ),
         (("--layer", "99"), "`--layer` says how to blend in an autoencoder"),
         (("--alpha", "0.1"), "`--alpha` says how to blend in an autoencoder"),
         (("--data", "corpus"), "names a file"),

@@ -22,7 +22,7 @@ def test_what_is_held_is_refused_and_free_again_afterwards(tmp_path: Path) -> No
 
 def test_a_lock_that_cannot_be_made_is_an_error_that_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(OutputError, match="The thing cannot be locked.*Is a directory"),
+        pytest.raises(OutputError, match=r"The thing cannot be locked.*Is a directory"),
         locked(tmp_path, "The thing"),
     ):
         pass

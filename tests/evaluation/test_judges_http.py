@@ -261,6 +261,17 @@ def test_a_refusal_ends_the_run_at_once(
     assert len(server.requests) == 1
 
 
+def test_a_refusal_says_whether_a_key_was_sent_and_where_one_is_named(
+    server: ChatServer, make: MakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server.usual = fail(401)
+    with pytest.raises(JudgeError, match=r"none was sent.*`api_key_env` \(`--judge-key`\)"):
+        make().judge(SAFETY, cases(1))
+    with pytest.raises(JudgeError, match="the key in the variable JUDGE_KEY"):
+        make(api_key_env="JUDGE_KEY").judge(SAFETY, cases(1))
+
+
 def test_retry_after_is_honoured_by_all_threads(server: ChatServer, make: MakeJudge) -> None:
     server.script = [fail(429, retry_after="1")]
     judge = make(num_concurrent=1)
@@ -403,7 +414,7 @@ def test_a_missing_key_is_named_before_anything_is_asked(
     make: MakeJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(JudgeError, match="environment variable JUDGE_KEY"):
+    with pytest.raises(JudgeError, match=r"environment variable JUDGE_KEY.*`--judge-key`"):
         make(api_key_env="JUDGE_KEY")
 
 

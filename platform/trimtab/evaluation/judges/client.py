@@ -40,6 +40,8 @@ Setting = str | int | float | bool
 _REFUSED: Final = {401: "the key", 403: "the key", 404: "the address or the model"}
 _AGAIN: Final = (408, 429)
 _CONNECT_SECONDS: Final = 10.0
+_KEY_OPTION: Final = "`api_key_env` (`--judge-key`)"
+"""In a file, and on the command line."""
 
 
 class EndpointConfig(Config):
@@ -79,7 +81,7 @@ class EndpointConfig(Config):
             raise PydanticCustomError(
                 SECRET,
                 "must hold no user, password or query, because it is logged; put the key into an "
-                "environment variable and the name of that into `api_key_env`",
+                f"environment variable and the name of that into {_KEY_OPTION}",
             )
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError("must begin with http:// or https:// and name a host")
@@ -217,8 +219,7 @@ class Client:
         if status in _REFUSED:
             raise self._end(
                 f"refuses {_REFUSED[status]} (HTTP {status}, model {self._config.model!r}). Check "
-                "`url`, `model` and the variable that `api_key_env` names "
-                f"({self._config.api_key_env or 'none'})."
+                f"the address, the model (`model`, `--judge-model`) and {self._key_sent()}."
             )
         if status not in _AGAIN and status < httpx2.codes.INTERNAL_SERVER_ERROR:
             raise Unanswered(f"HTTP {status}")
@@ -227,6 +228,11 @@ class Client:
             raise self._dead(f"asks for a pause of {wait:.0f} s, over `longest_wait`")
         self._pace.hold(wait)
         raise _Again(f"HTTP {status}", wait)
+
+    def _key_sent(self) -> str:
+        if self._config.api_key_env:
+            return f"the key in the variable {self._config.api_key_env}"
+        return f"the key: none was sent, because no variable is named in {_KEY_OPTION}"
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -267,7 +273,7 @@ def _authorisation(variable: str) -> dict[str, str]:
     if not key:
         raise JudgeError(
             f"The judge's key must be in the environment variable {variable}, but that is not set. "
-            f"Say `export {variable}=...`, or leave `api_key_env` empty if it needs no key."
+            f"Say `export {variable}=...`, or leave {_KEY_OPTION} empty if it needs no key."
         )
     if not re.fullmatch(r"[!-~]+", key):
         raise JudgeError(
