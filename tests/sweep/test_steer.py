@@ -549,6 +549,16 @@ def test_a_judge_without_its_key_is_refused(
         refused(configure(judge=judge | {"api_key_env": "JUDGE_KEY"}), tmp_path)
 
 
+def test_a_judge_whose_template_refuses_a_question_is_refused_before_anything_is_answered(
+    configure: Configure, tmp_path: Path
+) -> None:
+    folder = save_toy(tmp_path / "judge")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('roles') }}", "utf-8")
+    config = configure(judge={"kind": "local", "model": {"id": str(folder)}})
+    with pytest.raises(ModelError, match=r"refuses a lone question: roles\..*another judge model"):
+        refused(config, tmp_path)
+
+
 def test_prompts_alternate_between_the_halves_and_their_order_is_the_seeds(
     configure: Configure, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
-from trimtab.evaluation.judges.local import LocalJudgeConfig
+from trimtab.evaluation.judges.local import LocalJudgeConfig, rendered
 from trimtab.evaluation.judges.rubric import load_rubric
 from trimtab.evaluation.judges.rule import RuleJudgeConfig, load_rules
 from trimtab.models.configs import config_of
@@ -93,7 +93,7 @@ def weights_of(base: SteerConfig, out: Path) -> Weights:
 
 
 def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
-    """Refuses a judge whose files, key or model are missing.
+    """Refuses a judge whose files, key or model are missing, or whose template knows no question.
 
     Returns:
         What changes when its model, its rules or a rubric does.
@@ -103,7 +103,9 @@ def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
     """
     match judge:
         case LocalJudgeConfig(model=model):
-            stamp = content_hash(describe(model)[0].identity)
+            card, tokenizer = describe(model)
+            rendered(tokenizer, "a question")
+            stamp = content_hash(card.identity)
         case HttpJudgeConfig():
             asked = HttpJudge(judge)
             asked.close()
