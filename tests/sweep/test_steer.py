@@ -20,6 +20,8 @@ from trimtab.core.errors import CoderError, ConfigError, DataError, JudgeError, 
 from trimtab.core.names import NAMES
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
+from trimtab.models.registry import REGISTRY, KnownModel
+from trimtab.models.twin_shapes import SHAPES
 from trimtab.report.steer import cells
 from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
@@ -456,6 +458,17 @@ def test_a_coder_fits_the_model_that_it_was_trained_on(
     save_sae(tmp_path / "coder", make_sae(), About(model=trained_on, layer=1))
     with nullcontext() if fits else pytest.raises(CoderError, match="was trained on the model"):
         check_coder(tmp_path / "coder", 1, D_MODEL, model)
+
+
+@pytest.mark.parametrize("known", REGISTRY.values(), ids=lambda known: known.id)
+def test_a_coder_of_a_model_does_not_fit_its_twin(known: KnownModel) -> None:
+    assert SHAPES[known.family].d_model < known.shape.d_model
+
+
+def test_a_coder_of_a_model_is_refused_on_its_twin_with_both_named(tmp_path: Path) -> None:
+    save_sae(tmp_path / "coder", make_sae(d_model=64), About(model="Qwen/Qwen3-8B", layer=1))
+    with pytest.raises(CoderError, match=r"\(model Qwen/Qwen3-8B\), but twin:Qwen/Qwen3-8B has"):
+        check_coder(tmp_path / "coder", 1, D_MODEL, "twin:Qwen/Qwen3-8B")
 
 
 def test_a_trial_refuses_a_coder_of_another_training_of_its_model(
