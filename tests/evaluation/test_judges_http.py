@@ -33,6 +33,8 @@ SAFETY = load_rubric("safety")
 PAIRWISE = load_rubric("pairwise")
 KEY = "sk-not-a-real-key-93171"
 SECRET = "the words of an answer"
+KEPT = '{"text": 3, "finish": "stop", "prompt_tokens": 1, "completion_tokens": 1}'
+"""A reply whose text is none."""
 MakeJudge = Callable[..., HttpJudge]
 
 
@@ -212,6 +214,49 @@ def test_nonsense_is_a_failure_and_is_not_paid_for_twice(
     assert len(server.requests) == 1
 
 
+def message(content: object, **more: object) -> Behaviour:
+    option = {"message": {"content": content, **more}, "finish_reason": "stop"}
+    return send_bytes(json.dumps({"choices": [option, option]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        (message([{"type": "text", "text": "Verdict:"}, {"type": "text", "text": " 2"}]), 2.0),
+        (
+            message(
+                [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "3"}]},
+                    {"type": "text", "text": "1"},
+                ]
+            ),
+            1.0,
+        ),
+        (say("<think>I weigh 1 and 3</think>2"), 2.0),
+        (say("I weigh\n3\n</think>\n\n2"), 2.0),
+        (say("<think>\nI weigh\n3"), None),
+        (message([]), None),
+        (message(None, refusal="I would rather not."), None),
+        (message(None, tool_calls=[{"id": "x", "type": "function"}]), None),
+    ],
+)
+def test_a_reply_is_what_is_said_after_all_thoughts(
+    reply: Behaviour, value: float | None, server: ChatServer, make: MakeJudge
+) -> None:
+    server.usual = reply
+    (verdict,) = make().judge(SAFETY, cases(1))
+    assert verdict.value == value if value else "does not end with a label" in str(verdict.failed)
+    assert len(server.requests) == 1
+
+
+def test_a_reply_that_broke_off_with_an_error_is_asked_again(
+    server: ChatServer, make: MakeJudge
+) -> None:
+    server.script = [say("3", finish="error")]
+    assert make().judge(SAFETY, cases(1))[0].value == 3.0
+    assert len(server.requests) == 2
+
+
 def test_a_pair_that_gets_nonsense_is_no_tie(server: ChatServer, make: MakeJudge) -> None:
     server.usual = say("Both have their merits.")
     (verdict,) = make().judge(PAIRWISE, [Case("Tea?", ("Yes.", "No."))])
@@ -238,14 +283,25 @@ def test_other_4xx_in_a_row_end_the_run(status: int, server: ChatServer, make: M
     assert len(server.requests) == 6
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 7, "completion_tokens": None}])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        "none",
+        {"prompt_tokens": 7, "completion_tokens": None},
+        {"prompt_tokens": 7, "completion_tokens": math.nan},
+        {"prompt_tokens": 7, "completion_tokens": -2},
+        {"prompt_tokens": 7, "completion_tokens": "2"},
+    ],
+)
 def test_a_completion_that_does_not_count_its_tokens_is_read(
-    usage: dict | None, server: ChatServer, make: MakeJudge
+    usage: object, server: ChatServer, make: MakeJudge
 ) -> None:
     server.usual = send_bytes(completion("2", usage=usage))
     judge = make()
     assert judge.judge(SAFETY, cases(1))[0].value == 2.0
-    assert judge.usage.prompt_tokens == (7 if usage else 0)
+    assert judge.usage.prompt_tokens == (7 if isinstance(usage, dict) and usage else 0)
     assert judge.usage.completion_tokens == 0
 
 
@@ -338,7 +394,7 @@ def test_a_server_that_is_gone_ends_the_run(tmp_path: Path) -> None:
         url=url, model="m", cache=tmp_path, backoff=0.001, num_attempts=2, num_concurrent=2
     )
     judge = HttpJudge(config)
-    with pytest.raises(JudgeError, match="nobody at that address"):
+    with pytest.raises(JudgeError, match=r"nobody at that address \(.*refused\)"):
         judge.judge(SAFETY, cases(3))
     judge.close()
 
@@ -375,12 +431,17 @@ def test_another_model_rubric_question_or_setting_is_asked_anew(
     assert len(server.requests) == 5
 
 
+@pytest.mark.parametrize("damage", ['{"text": "3', "", "[]", "\0\0", '{"text": 3}', KEPT])
 def test_a_damaged_cache_entry_is_asked_again(
-    server: ChatServer, make: MakeJudge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str,
+    server: ChatServer,
+    make: MakeJudge,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     make().judge(SAFETY, cases(1))
     (entry,) = (tmp_path / "judged").rglob("*.json")
-    entry.write_text('{"text": "3')
+    entry.write_text(damage)
     assert make().judge(SAFETY, cases(1))[0].value == 3.0
     assert len(server.requests) == 2
     assert "damaged" in caplog.text

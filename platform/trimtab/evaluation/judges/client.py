@@ -14,7 +14,7 @@ of a reply, and no error carries one that might. Cost: nothing but time on the w
 import os
 import re
 import threading
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import httpx2
 from pydantic import (
@@ -112,8 +112,20 @@ class _Again(Unanswered):
         """Whether there was a server at all."""
 
 
+class _Part(BaseModel):
+    type: str = ""
+    text: str = ""
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """What was said, in one piece or in parts, of which thoughts are none."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content if part.type == "text")
+        return self.content or ""
 
 
 class _Option(BaseModel):
@@ -121,14 +133,14 @@ class _Option(BaseModel):
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class _Completion(BaseModel):
     choices: Annotated[list[_Option], Field(min_length=1)]
-    usage: _Usage | None = None
+    usage: Any = None
+    """Counts, where they are any: no reply is thrown away for them."""
+
+    def tokens(self, name: str) -> int:
+        found = self.usage.get(name) if isinstance(self.usage, dict) else None
+        return max(found, 0) if isinstance(found, int) else 0
 
 
 class Client:
@@ -201,8 +213,9 @@ class Client:
         }
         try:
             response = self._http.post(f"{self._config.url}/chat/completions", json=body)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout):
-            raise _Again("there is nobody at that address", reached=False) from None
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            why = f"there is nobody at that address ({str(error) or 'it does not react'})"
+            raise _Again(why, reached=False) from None
         except httpx2.TimeoutException:
             raise _Again(f"no answer within {self._config.timeout:g} s") from None
         except httpx2.DecodingError:
@@ -289,10 +302,12 @@ def _reply(body: bytes) -> Reply:
         completion = _Completion.model_validate_json(body)
     except ValidationError:
         raise _Again("the body is not a chat completion") from None
-    option, usage = completion.choices[0], completion.usage or _Usage()
+    option = completion.choices[0]
+    if option.finish_reason == "error":  # what a router says where the server behind it broke off
+        raise _Again("the reply broke off with an error")
     return Reply(
-        option.message.content or "",
+        option.message.text,
         option.finish_reason or "",
-        usage.prompt_tokens or 0,
-        usage.completion_tokens or 0,
+        completion.tokens("prompt_tokens"),
+        completion.tokens("completion_tokens"),
     )
