@@ -275,7 +275,7 @@ def test_a_judge_of_the_nursery_is_made_like_any_model(
     def judged_by(judge: LocalJudgeConfig, _: object) -> list[str]:
         raise ConfigError(f"judged by {judge.model.id}")
 
-    monkeypatch.setattr("trimtab.stream.evaluate.resolved", made_there)
+    monkeypatch.setattr("trimtab.stream.steer_facts.resolved", made_there)
     monkeypatch.setattr("trimtab.stream.evaluate.check_judge", judged_by)
     line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", "nursery:guard")
     said = run(*line, "--out", tmp_path, *QUICK)

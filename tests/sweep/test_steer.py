@@ -19,6 +19,7 @@ from trimtab.core.config import build, load_job
 from trimtab.core.errors import CoderError, ConfigError, DataError, JudgeError, ModelError
 from trimtab.core.names import NAMES
 from trimtab.evaluation.decoding import DecodingConfig
+from trimtab.models.card import ModelConfig
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
 from trimtab.models.registry import REGISTRY, KnownModel
 from trimtab.models.twin_shapes import SHAPES
@@ -30,6 +31,7 @@ from trimtab.scenarios.corpus import corpus_path
 from trimtab.stream.evaluate_config import EvaluateJob
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.scenarios import read
+from trimtab.stream.steer import Layer
 from trimtab.stream.steer_arms import arm_name
 from trimtab.stream.steer_coders import check_coder
 from trimtab.stream.steer_config import SteerConfig
@@ -560,6 +562,20 @@ def test_a_judge_without_its_key_is_refused(
     judge = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "j", "cache": tmp_path}
     with pytest.raises(JudgeError, match="JUDGE_KEY"):
         refused(configure(judge=judge | {"api_key_env": "JUDGE_KEY"}), tmp_path)
+
+
+def test_a_judge_of_the_nursery_is_made_before_the_trials(
+    configure: Configure, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_there(models: tuple[ModelConfig, ...], *_: object) -> tuple[ModelConfig, ...]:
+        return tuple(model.model_copy(update={"id": str(made / "toy")}) for model in models)
+
+    config = configure(judge={"kind": "local", "model": {"id": "nursery:guard"}})
+    refused(config, tmp_path)
+    monkeypatch.setattr("trimtab.stream.steer_facts.resolved", made_there)
+    ready = STUDY.prepare(config, tmp_path, silent).payload
+    assert ready.judge.model.id == str(made / "toy")
+    assert Layer(config, ready, CPU)._judge.identity()["kind"] == "local"
 
 
 def test_a_judge_whose_template_refuses_a_question_is_refused_before_anything_is_answered(

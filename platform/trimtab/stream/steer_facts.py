@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from trimtab.core.errors import ModelError
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
@@ -23,11 +24,12 @@ from trimtab.models.loading import describe, read_tokenizer
 from trimtab.models.nursery_fit import NurseryConfig, new_model
 from trimtab.models.weights import Weights, weigh
 from trimtab.stream import twins
-from trimtab.stream.config import NURSERY, TWIN
+from trimtab.stream.config import NURSERY, TWIN, ExtractJob
 from trimtab.stream.machine import known_machine
 from trimtab.stream.steer_coders import described, folders_of
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import PromptSet, prompt_set
+from trimtab.stream.tasks import resolved
 
 
 class Facts(NamedTuple):
@@ -92,6 +94,18 @@ def weights_of(base: SteerConfig, out: Path) -> Weights:
     return weigh(config_of(spec), spec.dtype)
 
 
+def resolved_judge(judge: JudgeConfig, job: ExtractJob, report: Report) -> JudgeConfig:
+    """A judge whose model is made if it is of the nursery or a twin; any other as it is.
+
+    Raises:
+        TrimtabError: as `resolved`.
+    """
+    if judge.kind != "local":
+        return judge
+    (model,) = resolved((judge.model,), job, report)
+    return judge.model_copy(update={"model": model})
+
+
 def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
     """Refuses a judge whose files, key or model are missing, or whose template knows no question.
 
@@ -102,6 +116,8 @@ def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
         TrimtabError: names what is missing.
     """
     match judge:
+        case LocalJudgeConfig(model=model) if model.id.startswith((NURSERY, TWIN)):
+            stamp = model.id  # made before it is asked, and looked at then
         case LocalJudgeConfig(model=model):
             card, tokenizer = describe(model)
             rendered(tokenizer, "a question")

@@ -105,7 +105,7 @@ class SteerStudy:
         poles = set(base.arms) & set(NEEDS_POLES)
         scenarios = read(base.data, out).manifest.identity if poles else ""
         return Prepared(
-            identity=content_hash([ready.key, prompts.digest, coders, ready.judge, scenarios]),
+            identity=content_hash([ready.key, prompts.digest, coders, ready.judged_by, scenarios]),
             payload=ready,
             tags={
                 "model": card.id,
