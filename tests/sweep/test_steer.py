@@ -564,6 +564,16 @@ def test_a_judge_without_its_key_is_refused(
         refused(configure(judge=judge | {"api_key_env": "JUDGE_KEY"}), tmp_path)
 
 
+def test_a_trial_finds_the_drivers_cache_of_replies_wherever_it_begins(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with chat_server(say("A")) as server:
+        judge = http(server, tmp_path) | {"cache": "judged"}
+        ready = STUDY.prepare(configure(judge=judge), tmp_path, silent).payload
+    assert ready.judge.cache == tmp_path / "judged"
+
+
 def test_a_judge_of_the_nursery_is_made_before_the_trials(
     configure: Configure, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,15 +95,20 @@ def weights_of(base: SteerConfig, out: Path) -> Weights:
 
 
 def resolved_judge(judge: JudgeConfig, job: ExtractJob, report: Report) -> JudgeConfig:
-    """A judge whose model is made if it is of the nursery or a twin; any other as it is.
+    """A judge whose model is made if it is of the nursery or a twin, and whose cache has its full
+    path: a trial's process may have begun in another folder, and would pay for every reply again.
 
     Raises:
         TrimtabError: as `resolved`.
     """
-    if judge.kind != "local":
-        return judge
-    (model,) = resolved((judge.model,), job, report)
-    return judge.model_copy(update={"model": model})
+    match judge:
+        case LocalJudgeConfig():
+            (model,) = resolved((judge.model,), job, report)
+            return judge.model_copy(update={"model": model})
+        case HttpJudgeConfig():
+            return judge.model_copy(update={"cache": judge.cache.resolve()})
+        case RuleJudgeConfig():
+            return judge
 
 
 def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
