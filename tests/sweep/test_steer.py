@@ -375,7 +375,10 @@ def test_cases_without_an_answer_are_asked_for_by_the_same_sweep_and_nonsense_is
     assert len(runs) == len(by_name) == 3
     assert {run.status for run in runs} == {"FINISHED"}
     assert by_name["aligned 0.5"].metrics["evaluation/failed/all"] == 1.0
-    assert by_name["baseline"].metrics["judge/unanswered"] == 0.0
+    paid = by_name["baseline"].metrics
+    assert (paid["judge/unanswered"], paid["judge/cached"]) == (0.0, 10.0)
+    assert (paid["judge/asked"], paid["judge/attempts"]) == (12.0, 14.0)
+    assert paid["judge/prompt_tokens"] == 1200.0
 
 
 def test_a_judge_that_answers_nonsense_fails_and_never_ties(

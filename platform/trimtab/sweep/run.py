@@ -22,14 +22,14 @@ from typing import Any, Final, NamedTuple
 
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
-from trimtab.core.names import NAMES
+from trimtab.core.names import NAMES, PAID
 from trimtab.core.progress import Report as Progress
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.report.sweep import draw_sweep
 from trimtab.stream.session import ray_session
 from trimtab.sweep.board import Board
-from trimtab.sweep.journal import Journal
+from trimtab.sweep.journal import Journal, Story
 from trimtab.sweep.plan import SweepPlan
 from trimtab.sweep.results import POINT, TRIAL, Row, finished, importance, table, write_table
 from trimtab.sweep.schedulers import scheduler_of
@@ -146,6 +146,8 @@ class _Driver:
         story = self.journal.stories[name]
         if dict(story.point) != dict(point):
             self.journal.began(name, point)
+        if story.before is not None:
+            report = _with_paid(report, story.before)
         if not self._again_each_share and self._heard(name, report):
             return
         self.board.reported(name, report)
@@ -267,6 +269,22 @@ def _reopen(journal: Journal, folder: Path, config: SweepConfig) -> None:
             for file in (OUTCOME, STATE):
                 (trial_folder(folder, story.name) / file).unlink(missing_ok=True)
             journal.began(story.name, story.point, anew=True)
+
+
+def _with_paid(report: Report, before: Story) -> Report:
+    """What an endpoint was asked and paid for a trial that is told anew, the first time included."""
+    paid = {
+        (part, metric.name): metric.value
+        for earlier in before.reports
+        for part, told in earlier.metrics.items()
+        for metric in told
+        if metric.name in PAID
+    }
+    metrics = {
+        part: [m._replace(value=m.value + paid.get((part, m.name), 0.0)) for m in told]
+        for part, told in report.metrics.items()
+    }
+    return report._replace(metrics=metrics)
 
 
 def _is_over(journal: Journal, folder: Path, plan: SweepPlan) -> bool:
