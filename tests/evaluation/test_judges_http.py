@@ -521,6 +521,27 @@ def test_a_key_in_the_configuration_is_refused_and_not_quoted(wrong: dict[str, s
     assert "secret123" not in str(error.value)
 
 
+def test_settings_may_be_of_any_shape_that_json_has(server: ChatServer, make: MakeJudge) -> None:
+    sampling = {"stop": ["x"], "chat_template_kwargs": {"enable_thinking": False}, "seed": 1}
+    make(sampling=sampling).judge(SAFETY, cases(1))
+    assert {name: server.requests[0].body[name] for name in sampling} == sampling
+
+
+@pytest.mark.parametrize(
+    ("sampling", "says"),
+    [
+        ({"temperature": math.nan}, "finite numbers"),
+        ({"inner": {"top_p": math.inf}}, "finite numbers"),
+        ({"stream": True}, "must leave out stream"),
+        ({"model": "m", "messages": []}, "must leave out messages, model"),
+    ],
+)
+def test_settings_that_cannot_be_sent_are_refused(sampling: dict, says: str) -> None:
+    tree = {"url": "http://host/v1", "model": "m", "sampling": sampling}
+    with pytest.raises(ConfigError, match=f"`sampling`.*{says}"):
+        build(HttpJudgeConfig, tree, where="sweep.yaml")
+
+
 @pytest.mark.parametrize("url", ["host/v1", "ftp://host", "http://"])
 def test_an_address_must_be_one(url: str) -> None:
     with pytest.raises(ConfigError, match="`url`"):

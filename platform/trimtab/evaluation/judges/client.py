@@ -1,7 +1,7 @@
 """One OpenAI-compatible endpoint: a message in, a reply out, retried where that can help.
 
 Asked again, with exponential backoff and full jitter: a timeout, a connection that breaks, 429
-(waiting as long as `Retry-After` says), 408, any 5xx, and a body that is not a completion. Not
+(waiting as long as `Retry-After` says), 408, any 5xx, and a body that is not a whole completion. Not
 asked again: any other 4xx. What is still unanswered then is one failed case, except where the
 endpoint itself is the trouble: it cannot be connected to, refuses the key or the model, or leaves
 `dead_after` cases in a row without an answer, for whatever reason. That is a `JudgeError`; what
@@ -11,6 +11,7 @@ The key comes from an environment variable. No message here quotes the key, a re
 of a reply, and no error carries one that might. Cost: nothing but time on the wire.
 """
 
+import json
 import os
 import re
 import threading
@@ -20,6 +21,7 @@ import httpx2
 from pydantic import (
     BaseModel,
     Field,
+    JsonValue,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -35,10 +37,9 @@ from trimtab.core.seeds import Seed
 from trimtab.evaluation.judges.cache import Reply
 from trimtab.evaluation.judges.pace import Pace, retry_after
 
-Setting = str | int | float | bool
-
 _REFUSED: Final = {401: "the key", 403: "the key", 404: "the address or the model"}
 _AGAIN: Final = (408, 429)
+_OURS: Final = {"model", "messages", "stream"}
 _CONNECT_SECONDS: Final = 10.0
 _KEY_OPTION: Final = "`api_key_env` (`--judge-key`)"
 """In a file, and on the command line."""
@@ -53,7 +54,7 @@ class EndpointConfig(Config):
     """What the endpoint calls the model."""
     api_key_env: str = ""
     """The environment variable that holds the key (its name, never the key); empty for none."""
-    sampling: dict[str, Setting] = Field(default={"temperature": 0.0, "max_tokens": 1024})
+    sampling: dict[str, JsonValue] = Field(default={"temperature": 0.0, "max_tokens": 1024})
     """Sent along as it is: temperature, max_tokens, seed, reasoning_effort, ..."""
     timeout: PositiveFloat = 120.0
     """Seconds without a byte before an attempt is given up."""
@@ -86,6 +87,17 @@ class EndpointConfig(Config):
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError("must begin with http:// or https:// and name a host")
         return url.rstrip("/")
+
+    @field_validator("sampling")
+    @classmethod
+    def _can_be_sent(cls, sampling: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if ours := sorted(_OURS & sampling.keys()):
+            raise ValueError(f"must leave out {', '.join(ours)}, which the judge itself sets")
+        try:
+            json.dumps(sampling, allow_nan=False)
+        except ValueError as error:
+            raise ValueError("must hold finite numbers") from error
+        return sampling
 
     @field_validator("api_key_env")
     @classmethod
