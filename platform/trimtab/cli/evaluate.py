@@ -100,8 +100,8 @@ _FAILURES = frozenset(
     f"evaluation/{of}/all" for of in ("failed", "safety_failed", "emotion_failed")
 )
 _FAILED = """\
-{failed} verdicts failed: they are in no rate, mean or count. `failed` in scores.parquet
-and pairs.parquet says why each did."""
+{failed} verdicts failed: they are in no rate, mean or count. `failed` in
+scores.parquet and pairs.parquet says why each did."""
 
 
 def evaluate(
