@@ -5,6 +5,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from trimtab.core.config import build
 from trimtab.core.errors import ConfigError, JudgeError
 from trimtab.evaluation.judges.build import make_judge
 from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
+from trimtab.evaluation.judges.pace import retry_after
 from trimtab.evaluation.judges.rubric import load_rubric
 from trimtab.evaluation.judges.verdict import Case, Judge
 
@@ -335,6 +338,24 @@ def test_retry_after_is_honoured_by_all_threads(server: ChatServer, make: MakeJu
     assert [v.value for v in verdicts] == [3.0, 3.0]
     first, *later = [request.time for request in server.requests]
     assert all(moment - first >= 1.0 for moment in later)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        (" 2000 ", 2000.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600.0),
+        ("soon", None),
+        ("-1", None),
+        ("Jan 2015 99999999999 24:61:61 1 0", None),
+    ],
+)
+def test_a_pause_is_asked_for_as_a_number_or_as_a_date(
+    header: str | None, seconds: float | None
+) -> None:
+    assert retry_after(header) == (None if seconds is None else pytest.approx(seconds, abs=600.0))
 
 
 def test_a_retry_after_that_is_too_long_ends_the_run(server: ChatServer, make: MakeJudge) -> None:
