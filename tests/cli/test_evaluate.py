@@ -19,10 +19,13 @@ from trimtab.models.loading import describe
 from trimtab.sae.about import About
 from trimtab.sae.folder import save_sae
 from trimtab.stream import answers as stream_answers
+from trimtab.stream import evaluate as driver
 from trimtab.track.mlflow import EXPERIMENTS, Found, MlflowTracker, find_runs
 
 SECRET = "stealing morally"
 QUICK = ("--raw", "--max-new-tokens", 5, "--threads", 1, "--num-gpus", 0)
+
+HTTP = ("--judge-model", "m", "--judge-set")
 
 
 class Made(NamedTuple):
@@ -133,6 +136,28 @@ def test_an_endpoint_that_dies_is_asked_for_the_rest_and_counted(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
+def test_the_endpoint_is_asked_as_the_line_says_and_its_cost_is_printed(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    with chat_server(fail(422)) as server:
+        line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", server.url)
+        line += ("--judge-model", "m", "--out", tmp_path, "--limit", 2, *QUICK)
+        for setting in ("dead_after=2", "num_concurrent=1", "price_in=1000", "price_out=2.5e3"):
+            line += ("--judge-set", setting)
+        died = run(*line)
+        assert died.code == 2
+        assert "left 2 cases in a row unanswered" in " ".join(died.err.split())
+        server.usual = say("Score: 3")
+        said = run(*line)
+    assert said.code == 0, said.err
+    # 100 tokens read and 2 written each, two aspects of two answers
+    told = " ".join(said.out.split())
+    assert "Judge: 4 cases answered, 0 from its cache, 0 unanswered; 4 requests" in told
+    assert "400 tokens read, 8 written; cost 0.42" in told
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_cases_without_an_answer_are_told_and_asked_for_again(
     run: Callable, toy: Path, made: Made, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,6 +189,33 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
         assert below["baseline"].metrics == told["arms"]["baseline"]
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_an_evaluation_that_another_process_runs_now_is_refused(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", f"rule:{made.rules}")
+    line += ("--sae", made.coder, "--out", tmp_path, *QUICK)
+    second = []
+
+    def beside(speak: Callable) -> Callable:
+        def speaking(*given: object) -> object:
+            second.append(run(*line))
+            return speak(*given)
+
+        return speaking
+
+    with mock.patch.object(driver, "answer_stream", beside(driver.answer_stream)):
+        assert run(*line).code == 0
+    ((code, _, said),) = second
+    assert code == 2
+    assert "is being run by another process now" in " ".join(said.split())
+    found = json.loads(run(*line, "--json").out)
+    name = f"evaluate {Path(found['folder']).name}"
+    runs = find_runs(found["tracking_uri"], driver.EXPERIMENT, {})
+    assert [run.run_id for run in runs if run.name == name] == [found["mlflow_run"]]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -180,6 +232,13 @@ def test_cases_without_an_answer_are_told_and_asked_for_again(
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:"), "must name a file of rules"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
+        (("--judge-set", "grades"), "must look like key=value, but got 'grades'"),
+        (("--judge-set", "rule=x"), "`judge.rule.rule` is not a known key; did you mean `rules`"),
+        (("--judge", "http://h/v1", *HTTP, "dead=2"), "`judge.http.dead` is not a known key"),
+        (
+            ("--judge", "http://h/v1", *HTTP, "dead_after=0"),
+            "`judge.http.dead_after`: Input should",
+        ),
         (("--layer", "99"), "`--layer` says how to blend in an autoencoder"),
         (("--alpha", "0.1"), "`--alpha` says how to blend in an autoencoder"),
         (("--data", "corpus"), "names a file"),
@@ -216,7 +275,7 @@ def test_a_judge_of_the_nursery_is_made_like_any_model(
     def judged_by(judge: LocalJudgeConfig, _: object) -> list[str]:
         raise ConfigError(f"judged by {judge.model.id}")
 
-    monkeypatch.setattr("trimtab.stream.evaluate.resolved", made_there)
+    monkeypatch.setattr("trimtab.stream.steer_facts.resolved", made_there)
     monkeypatch.setattr("trimtab.stream.evaluate.check_judge", judged_by)
     line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", "nursery:guard")
     said = run(*line, "--out", tmp_path, *QUICK)

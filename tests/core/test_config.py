@@ -1,10 +1,10 @@
 """Configuration records, the YAML reader and its errors."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import pytest
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from trimtab.core.config import Config, JobConfig, build, load_job
 from trimtab.core.errors import ConfigError
@@ -22,6 +22,25 @@ class Job(JobConfig):
     """Why."""
     inner: Inner = Inner()
     """What is inside."""
+
+
+class Oven(Config):
+    kind: Literal["oven"] = "oven"
+    """Which."""
+    degrees: PositiveInt = 200
+    """Of it."""
+
+
+class Pan(Config):
+    kind: Literal["pan"] = "pan"
+    """Which."""
+    handle: str = ""
+    """Of it."""
+
+
+class Kitchen(Config):
+    heat: Annotated[Oven | Pan, Field(discriminator="kind")]
+    """The one."""
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -74,6 +93,22 @@ def test_what_is_wrong_is_named_with_its_file(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read: No such file"):
         load_job(tmp_path / "nowhere.yaml", Job)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"kind": "pan", "handel": "x"}, r"`heat\.pan\.handel`.*did you mean `handle`"),
+        ({"kind": "pan", "lid": "x"}, r"`heat\.pan\.lid`.*known: kind, handle$"),
+        ({"kind": "oven", "lid": "x"}, r"`heat\.oven\.lid`.*known: kind, degrees$"),
+        ({"kind": "grill"}, r"`heat`: .*'oven', 'pan'"),
+    ],
+)
+def test_of_records_told_apart_by_their_kind_the_right_ones_keys_are_named(
+    wrong: dict[str, str], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        build(Kitchen, {"heat": wrong}, where="here")
 
 
 def test_every_wrong_field_has_its_line() -> None:

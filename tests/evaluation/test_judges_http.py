@@ -5,6 +5,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from trimtab.core.config import build
 from trimtab.core.errors import ConfigError, JudgeError
 from trimtab.evaluation.judges.build import make_judge
 from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
+from trimtab.evaluation.judges.pace import retry_after
 from trimtab.evaluation.judges.rubric import load_rubric
 from trimtab.evaluation.judges.verdict import Case, Judge
 
@@ -33,6 +36,8 @@ SAFETY = load_rubric("safety")
 PAIRWISE = load_rubric("pairwise")
 KEY = "sk-not-a-real-key-93171"
 SECRET = "the words of an answer"
+KEPT = '{"text": 3, "finish": "stop", "prompt_tokens": 1, "completion_tokens": 1}'
+"""A reply whose text is none."""
 MakeJudge = Callable[..., HttpJudge]
 
 
@@ -212,6 +217,49 @@ def test_nonsense_is_a_failure_and_is_not_paid_for_twice(
     assert len(server.requests) == 1
 
 
+def message(content: object, **more: object) -> Behaviour:
+    option = {"message": {"content": content, **more}, "finish_reason": "stop"}
+    return send_bytes(json.dumps({"choices": [option, option]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [
+        (message([{"type": "text", "text": "Verdict:"}, {"type": "text", "text": " 2"}]), 2.0),
+        (
+            message(
+                [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "3"}]},
+                    {"type": "text", "text": "1"},
+                ]
+            ),
+            1.0,
+        ),
+        (say("<think>I weigh 1 and 3</think>2"), 2.0),
+        (say("I weigh\n3\n</think>\n\n2"), 2.0),
+        (say("<think>\nI weigh\n3"), None),
+        (message([]), None),
+        (message(None, refusal="I would rather not."), None),
+        (message(None, tool_calls=[{"id": "x", "type": "function"}]), None),
+    ],
+)
+def test_a_reply_is_what_is_said_after_all_thoughts(
+    reply: Behaviour, value: float | None, server: ChatServer, make: MakeJudge
+) -> None:
+    server.usual = reply
+    (verdict,) = make().judge(SAFETY, cases(1))
+    assert verdict.value == value if value else "does not end with a label" in str(verdict.failed)
+    assert len(server.requests) == 1
+
+
+def test_a_reply_that_broke_off_with_an_error_is_asked_again(
+    server: ChatServer, make: MakeJudge
+) -> None:
+    server.script = [say("3", finish="error")]
+    assert make().judge(SAFETY, cases(1))[0].value == 3.0
+    assert len(server.requests) == 2
+
+
 def test_a_pair_that_gets_nonsense_is_no_tie(server: ChatServer, make: MakeJudge) -> None:
     server.usual = say("Both have their merits.")
     (verdict,) = make().judge(PAIRWISE, [Case("Tea?", ("Yes.", "No."))])
@@ -238,14 +286,25 @@ def test_other_4xx_in_a_row_end_the_run(status: int, server: ChatServer, make: M
     assert len(server.requests) == 6
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 7, "completion_tokens": None}])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        "none",
+        {"prompt_tokens": 7, "completion_tokens": None},
+        {"prompt_tokens": 7, "completion_tokens": math.nan},
+        {"prompt_tokens": 7, "completion_tokens": -2},
+        {"prompt_tokens": 7, "completion_tokens": "2"},
+    ],
+)
 def test_a_completion_that_does_not_count_its_tokens_is_read(
-    usage: dict | None, server: ChatServer, make: MakeJudge
+    usage: object, server: ChatServer, make: MakeJudge
 ) -> None:
     server.usual = send_bytes(completion("2", usage=usage))
     judge = make()
     assert judge.judge(SAFETY, cases(1))[0].value == 2.0
-    assert judge.usage.prompt_tokens == (7 if usage else 0)
+    assert judge.usage.prompt_tokens == (7 if isinstance(usage, dict) and usage else 0)
     assert judge.usage.completion_tokens == 0
 
 
@@ -261,6 +320,17 @@ def test_a_refusal_ends_the_run_at_once(
     assert len(server.requests) == 1
 
 
+def test_a_refusal_says_whether_a_key_was_sent_and_where_one_is_named(
+    server: ChatServer, make: MakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    server.usual = fail(401)
+    with pytest.raises(JudgeError, match=r"none was sent.*`api_key_env` \(`--judge-key`\)"):
+        make().judge(SAFETY, cases(1))
+    with pytest.raises(JudgeError, match="the key in the variable JUDGE_KEY"):
+        make(api_key_env="JUDGE_KEY").judge(SAFETY, cases(1))
+
+
 def test_retry_after_is_honoured_by_all_threads(server: ChatServer, make: MakeJudge) -> None:
     server.script = [fail(429, retry_after="1")]
     judge = make(num_concurrent=1)
@@ -268,6 +338,24 @@ def test_retry_after_is_honoured_by_all_threads(server: ChatServer, make: MakeJu
     assert [v.value for v in verdicts] == [3.0, 3.0]
     first, *later = [request.time for request in server.requests]
     assert all(moment - first >= 1.0 for moment in later)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        (" 2000 ", 2000.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3600.0),
+        ("soon", None),
+        ("-1", None),
+        ("Jan 2015 99999999999 24:61:61 1 0", None),
+    ],
+)
+def test_a_pause_is_asked_for_as_a_number_or_as_a_date(
+    header: str | None, seconds: float | None
+) -> None:
+    assert retry_after(header) == (None if seconds is None else pytest.approx(seconds, abs=600.0))
 
 
 def test_a_retry_after_that_is_too_long_ends_the_run(server: ChatServer, make: MakeJudge) -> None:
@@ -327,7 +415,7 @@ def test_a_server_that_is_gone_ends_the_run(tmp_path: Path) -> None:
         url=url, model="m", cache=tmp_path, backoff=0.001, num_attempts=2, num_concurrent=2
     )
     judge = HttpJudge(config)
-    with pytest.raises(JudgeError, match="nobody at that address"):
+    with pytest.raises(JudgeError, match=r"nobody at that address \(.*refused\)"):
         judge.judge(SAFETY, cases(3))
     judge.close()
 
@@ -364,12 +452,17 @@ def test_another_model_rubric_question_or_setting_is_asked_anew(
     assert len(server.requests) == 5
 
 
+@pytest.mark.parametrize("damage", ['{"text": "3', "", "[]", "\0\0", '{"text": 3}', KEPT])
 def test_a_damaged_cache_entry_is_asked_again(
-    server: ChatServer, make: MakeJudge, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str,
+    server: ChatServer,
+    make: MakeJudge,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     make().judge(SAFETY, cases(1))
     (entry,) = (tmp_path / "judged").rglob("*.json")
-    entry.write_text('{"text": "3')
+    entry.write_text(damage)
     assert make().judge(SAFETY, cases(1))[0].value == 3.0
     assert len(server.requests) == 2
     assert "damaged" in caplog.text
@@ -403,7 +496,7 @@ def test_a_missing_key_is_named_before_anything_is_asked(
     make: MakeJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    with pytest.raises(JudgeError, match="environment variable JUDGE_KEY"):
+    with pytest.raises(JudgeError, match=r"environment variable JUDGE_KEY.*`--judge-key`"):
         make(api_key_env="JUDGE_KEY")
 
 
@@ -447,6 +540,27 @@ def test_a_key_in_the_configuration_is_refused_and_not_quoted(wrong: dict[str, s
     with pytest.raises(ConfigError, match="environment variable") as error:
         build(HttpJudgeConfig, tree, where="sweep.yaml")
     assert "secret123" not in str(error.value)
+
+
+def test_settings_may_be_of_any_shape_that_json_has(server: ChatServer, make: MakeJudge) -> None:
+    sampling = {"stop": ["x"], "chat_template_kwargs": {"enable_thinking": False}, "seed": 1}
+    make(sampling=sampling).judge(SAFETY, cases(1))
+    assert {name: server.requests[0].body[name] for name in sampling} == sampling
+
+
+@pytest.mark.parametrize(
+    ("sampling", "says"),
+    [
+        ({"temperature": math.nan}, "finite numbers"),
+        ({"inner": {"top_p": math.inf}}, "finite numbers"),
+        ({"stream": True}, "must leave out stream"),
+        ({"model": "m", "messages": []}, "must leave out messages, model"),
+    ],
+)
+def test_settings_that_cannot_be_sent_are_refused(sampling: dict, says: str) -> None:
+    tree = {"url": "http://host/v1", "model": "m", "sampling": sampling}
+    with pytest.raises(ConfigError, match=f"`sampling`.*{says}"):
+        build(HttpJudgeConfig, tree, where="sweep.yaml")
 
 
 @pytest.mark.parametrize("url", ["host/v1", "ftp://host", "http://"])

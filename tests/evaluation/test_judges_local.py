@@ -10,7 +10,7 @@ from tokenizers.models import WordLevel
 from toys import make_toy, watched_head
 from transformers import PreTrainedTokenizerFast
 
-from trimtab.core.errors import JudgeError
+from trimtab.core.errors import JudgeError, ModelError
 from trimtab.evaluation.judges.local import LocalJudge, rendered
 from trimtab.evaluation.judges.rubric import Rubric
 from trimtab.evaluation.judges.verdict import Case, Judge
@@ -89,6 +89,14 @@ def test_the_chat_template_is_used_where_there_is_one() -> None:
 def test_thinking_is_switched_off() -> None:
     template = "{{ messages[0]['content'] }}{% if enable_thinking is false %} no {% endif %}"
     assert rendered(tokenizer(template=template), "tea") == "tea no "
+
+
+def test_a_template_that_refuses_the_question_is_one_error() -> None:
+    refusing = "{{ raise_exception('Conversation roles must alternate') }}"
+    with pytest.raises(
+        ModelError, match=r"refuses a lone question.*alternate.*another judge model"
+    ):
+        judge(template=refusing).judge(SCORE, CASES[:1])
 
 
 def test_a_tokenizer_that_cannot_tell_the_labels_apart_is_named() -> None:

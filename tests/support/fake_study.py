@@ -16,7 +16,7 @@ from trimtab.core.files import write_json
 from trimtab.core.hashing import content_hash
 from trimtab.core.progress import Report as Progress
 from trimtab.core.tracker import Metric
-from trimtab.sweep.study import OWN, Estimate, Prepared, Report, report
+from trimtab.sweep.study import OWN, UNANSWERED, Estimate, Prepared, Report, report
 
 
 class Quadratic(Config):
@@ -34,6 +34,8 @@ class Quadratic(Config):
     """x -> step at which the process of its trial is killed, the first time."""
     away: str = ""
     """While this file is there, a trial's third step cannot reach what it needs."""
+    quiet: str = ""
+    """While this file is there, a trial is not told all that it asks, and is worse for it."""
     log: str = ""
     """File that gets a line `x step` for every step that is worked."""
 
@@ -58,7 +60,11 @@ class FakeRunning:
 
     def finish(self, folder: Path) -> Report:
         write_json(folder / "found.json", {"x": self.trial.x, "y": self.y})
-        return report(1.0, [*self._metrics("sae/mse"), Metric("sae/l0", abs(self.trial.x), 2)])
+        if not self.trial.quiet:
+            return report(1.0, [*self._metrics("sae/mse"), Metric("sae/l0", abs(self.trial.x), 2)])
+        missing = float(Path(self.trial.quiet).exists())
+        told = [Metric("sae/mse", missing, self.step), Metric("sae/l0", 1.0, 2)]
+        return report(1.0, [*told, Metric(UNANSWERED, missing, self.step)])
 
     def _work(self) -> None:
         trial = self.trial

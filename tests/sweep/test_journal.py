@@ -6,7 +6,7 @@ import pytest
 
 from trimtab.core.errors import OutputError
 from trimtab.core.tracker import Metric
-from trimtab.sweep.journal import FILE, Journal
+from trimtab.sweep.journal import FILE, Ending, Journal
 from trimtab.sweep.study import Report, report
 
 FIRST = report(0.5, [Metric("validation/mse", 1.5, 10), Metric("validation/l0", 3.0, 10)])
@@ -58,6 +58,31 @@ def test_a_point_that_changed_is_the_latest(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         assert journal.stories["0000"].point == {"rate": 0.8}
         assert journal.stories["0000"].reports == [FIRST]
+
+
+@pytest.mark.parametrize("ending", ["failed", "killed", "stopped"])
+def test_a_trial_that_is_told_anew_stands_as_before_until_it_has_finished(
+    tmp_path: Path, ending: Ending
+) -> None:
+    written(tmp_path)
+    with Journal(tmp_path) as journal:
+        journal.began("0000", {"x": 1}, anew=True)
+        assert (journal.stories["0000"].reports, journal.stories["0000"].ending) == ([], None)
+        journal.reported("0000", FIRST)
+        journal.ended("0000", ending, "JudgeError: away")
+    with Journal(tmp_path) as journal:
+        story = journal.stories["0000"]
+        assert (story.reports, story.ending, story.error) == ([FIRST, SECOND], "finished", "")
+        journal.began("0000", {"x": 1}, anew=True)
+        journal.reported("0000", SECOND)
+        journal.ended("0000", "finished")
+    with Journal(tmp_path) as journal:
+        story = journal.stories["0000"]
+        assert (story.reports, story.ending, list(journal.stories)) == (
+            [SECOND],
+            "finished",
+            ["0000", "0001"],
+        )
 
 
 def test_two_drivers_do_not_run_one_sweep(tmp_path: Path) -> None:

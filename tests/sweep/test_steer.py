@@ -19,7 +19,10 @@ from trimtab.core.config import build, load_job
 from trimtab.core.errors import CoderError, ConfigError, DataError, JudgeError, ModelError
 from trimtab.core.names import NAMES
 from trimtab.evaluation.decoding import DecodingConfig
+from trimtab.models.card import ModelConfig
 from trimtab.models.nursery_text import ANSWERS, QUESTIONS
+from trimtab.models.registry import REGISTRY, KnownModel
+from trimtab.models.twin_shapes import SHAPES
 from trimtab.report.steer import cells
 from trimtab.sae.about import About
 from trimtab.sae.coder import Sae
@@ -28,16 +31,20 @@ from trimtab.scenarios.corpus import corpus_path
 from trimtab.stream.evaluate_config import EvaluateJob
 from trimtab.stream.nursery import rows_of
 from trimtab.stream.scenarios import read
+from trimtab.stream.steer import Layer
 from trimtab.stream.steer_arms import arm_name
 from trimtab.stream.steer_coders import check_coder
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_facts import weights_of
 from trimtab.stream.steer_prompts import prompt_set
+from trimtab.sweep.plan import plan_sweep
+from trimtab.sweep.run import Outcome, sweep
 from trimtab.sweep.space import check_objective, known_points, trial_record
 from trimtab.sweep.spec import SweepConfig
 from trimtab.sweep.studies.steer import CHOSEN, HELD_OUT, STUDY, SteerRunning
 from trimtab.sweep.study import Prepared, Report, Study
 from trimtab.sweep.trial import Work, work_on
+from trimtab.track.mlflow import find_runs
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 SECRET = "stealing morally"
@@ -324,6 +331,56 @@ def test_an_endpoint_that_dies_half_way_is_asked_for_the_rest_only(
     assert 0 < asked <= 2 * 2 * 14 - 9
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_cases_without_an_answer_are_asked_for_by_the_same_sweep_and_nonsense_is_not(
+    configure: Configure, tmp_path: Path
+) -> None:
+    def run() -> Outcome:
+        return sweep(config, plan_sweep(config, config.out))
+
+    with chat_server(say("A")) as server:
+        trial = configure(judge=http(server, tmp_path), arms=["aligned"], alphas=[0.5], rungs=[6])
+        tree = {
+            "job": "sweep",
+            "asks": "Which layer?",
+            "study": "steer",
+            "base": trial.model_dump(mode="json"),
+            "space": {"layer": {"grid": [1]}},
+            "objective": {"metric": CHOSEN, "mode": "max"},
+            "budget": {"searcher": "grid", "retries": 0},
+            "out": tmp_path,
+        }
+        config = build(SweepConfig, tree, where="a test")
+        server.script = [say("A"), fail(500), say("I like turtles."), fail(500)]
+        first = run()
+        assert first.closing is not None
+        assert "2 cases got no answer" in first.closing.says
+        server.script = [fail(401)]
+        assert run().rows == first.rows
+        server.script = []
+        before = len(server.requests)
+        after = run()
+        assert len(server.requests) - before == 2
+        assert run().reused
+        assert len(server.requests) - before == 2
+    (row,) = after.rows
+    assert (row["judge/unanswered"], first.rows[0]["judge/unanswered"]) == (0.0, 2.0)
+    assert (row["failed@aligned 0.5"], first.rows[0]["failed@aligned 0.5"]) == (1.0, 3.0)
+    assert after.closing is not None
+    assert "no answer" not in after.closing.says
+    digest = after.folder.name.rpartition("-")[2]
+    runs = find_runs(after.tracking_uri, "trimtab/steer", {"sweep": digest})
+    by_name = {run.tags.get("part", "parent"): run for run in runs}
+    assert len(runs) == len(by_name) == 3
+    assert {run.status for run in runs} == {"FINISHED"}
+    assert by_name["aligned 0.5"].metrics["evaluation/failed/all"] == 1.0
+    paid = by_name["baseline"].metrics
+    assert (paid["judge/unanswered"], paid["judge/cached"]) == (0.0, 10.0)
+    assert (paid["judge/asked"], paid["judge/attempts"]) == (12.0, 14.0)
+    assert paid["judge/prompt_tokens"] == 1200.0
+
+
 def test_a_judge_that_answers_nonsense_fails_and_never_ties(
     configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -406,6 +463,17 @@ def test_a_coder_fits_the_model_that_it_was_trained_on(
     save_sae(tmp_path / "coder", make_sae(), About(model=trained_on, layer=1))
     with nullcontext() if fits else pytest.raises(CoderError, match="was trained on the model"):
         check_coder(tmp_path / "coder", 1, D_MODEL, model)
+
+
+@pytest.mark.parametrize("known", REGISTRY.values(), ids=lambda known: known.id)
+def test_a_coder_of_a_model_does_not_fit_its_twin(known: KnownModel) -> None:
+    assert SHAPES[known.family].d_model < known.shape.d_model
+
+
+def test_a_coder_of_a_model_is_refused_on_its_twin_with_both_named(tmp_path: Path) -> None:
+    save_sae(tmp_path / "coder", make_sae(d_model=64), About(model="Qwen/Qwen3-8B", layer=1))
+    with pytest.raises(CoderError, match=r"\(model Qwen/Qwen3-8B\), but twin:Qwen/Qwen3-8B has"):
+        check_coder(tmp_path / "coder", 1, D_MODEL, "twin:Qwen/Qwen3-8B")
 
 
 def test_a_trial_refuses_a_coder_of_another_training_of_its_model(
@@ -497,6 +565,40 @@ def test_a_judge_without_its_key_is_refused(
     judge = {"kind": "http", "url": "http://127.0.0.1:9/v1", "model": "j", "cache": tmp_path}
     with pytest.raises(JudgeError, match="JUDGE_KEY"):
         refused(configure(judge=judge | {"api_key_env": "JUDGE_KEY"}), tmp_path)
+
+
+def test_a_trial_finds_the_drivers_cache_of_replies_wherever_it_begins(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with chat_server(say("A")) as server:
+        judge = http(server, tmp_path) | {"cache": "judged"}
+        ready = STUDY.prepare(configure(judge=judge), tmp_path, silent).payload
+    assert ready.judge.cache == tmp_path / "judged"
+
+
+def test_a_judge_of_the_nursery_is_made_before_the_trials(
+    configure: Configure, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_there(models: tuple[ModelConfig, ...], *_: object) -> tuple[ModelConfig, ...]:
+        return tuple(model.model_copy(update={"id": str(made / "toy")}) for model in models)
+
+    config = configure(judge={"kind": "local", "model": {"id": "nursery:guard"}})
+    refused(config, tmp_path)
+    monkeypatch.setattr("trimtab.stream.steer_facts.resolved", made_there)
+    ready = STUDY.prepare(config, tmp_path, silent).payload
+    assert ready.judge.model.id == str(made / "toy")
+    assert Layer(config, ready, CPU)._judge.identity()["kind"] == "local"
+
+
+def test_a_judge_whose_template_refuses_a_question_is_refused_before_anything_is_answered(
+    configure: Configure, tmp_path: Path
+) -> None:
+    folder = save_toy(tmp_path / "judge")
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('roles') }}", "utf-8")
+    config = configure(judge={"kind": "local", "model": {"id": str(folder)}})
+    with pytest.raises(ModelError, match=r"refuses a lone question: roles\..*another judge model"):
+        refused(config, tmp_path)
 
 
 def test_prompts_alternate_between_the_halves_and_their_order_is_the_seeds(

@@ -193,6 +193,36 @@ def test_a_trial_that_could_not_reach_its_judge_goes_on_when_the_same_is_said_ag
 
 
 @pytest.mark.ray
+def test_a_trial_that_was_not_told_all_is_told_anew_when_the_same_is_said_again(
+    local_ray: None, tmp_path: Path, tracking_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet, away = tmp_path / "quiet", tmp_path / "away"
+    quiet.touch()
+    base = {"steps": 4, "log": str(tmp_path / "log"), "quiet": str(quiet), "away": str(away)}
+    budget = {"searcher": "grid", "retries": 0, "scheduler": {"kind": "asha"}, "save_seconds": 0}
+    config = config_of(tmp_path, tracking_uri, base=base, space={"x": {"grid": [3]}}, budget=budget)
+    first = run(config)
+    away.touch()
+    still = run(config)
+    assert "stands as it did before: JudgeError: nobody answers" in caplog.text
+    assert still.rows == first.rows
+    assert [file.name for file in still.best[0].iterdir()] == ["found.json"]
+    assert runs_of(still)[1]["0000"].status == "FINISHED"
+    quiet.unlink()
+    away.unlink()
+    after = run(config)
+    assert not after.reused
+    for outcome, missing in ((first, 1.0), (after, 0.0)):
+        (row,) = outcome.rows
+        assert (row["ending"], row["share"], row["judge/unanswered"]) == ("finished", 1.0, missing)
+        assert row["sae/mse"] == missing
+    assert {one.run_id for one in (first, still, after)} == {after.run_id}
+    parent, children = runs_of(after)
+    assert children["0000"].metrics["sae/mse"] == parent.metrics["sae/mse"] == 0.0
+    assert run(config).reused
+
+
+@pytest.mark.ray
 def test_asha_stops_trials_early_and_says_so(
     local_ray: None, tmp_path: Path, tracking_uri: str
 ) -> None:

@@ -3,6 +3,8 @@
 import os
 import shlex
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -123,6 +125,15 @@ def test_preparing_twice_keeps_the_experiment_and_its_artifacts_beside_the_datab
     assert after.experiment_id == before.experiment_id
     folder = Path(uri.removeprefix("sqlite:///")).parent
     assert after.artifact_location == (folder / "mlartifacts" / EXPERIMENT).as_uri()
+
+
+def test_two_processes_make_one_new_store(tmp_path: Path) -> None:
+    say = "import sys; from trimtab.track.mlflow import prepare_store; prepare_store(sys.argv[1])"
+    line = [sys.executable, "-c", say, sqlite_uri(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    both = [subprocess.Popen(line, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [one.communicate(timeout=120)[1] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
 
 
 def test_a_server_that_nobody_runs_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from trimtab.cli.run import (
 from trimtab.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trimtab.stream.evaluate import Evaluated
     from trimtab.stream.evaluate_config import EvaluateJob
 
@@ -59,6 +61,15 @@ Alpha = Annotated[
 ]
 JudgeModel = Annotated[str, typer.Option(help="What the endpoint calls its model.")]
 JudgeKey = Annotated[str, typer.Option(help="The variable that holds the endpoint's key.")]
+JudgeSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge-set",
+        metavar="KEY=VALUE",
+        help="More of the judge: dead_after=20, num_concurrent=32, price_in=0.15 and price_out=0.6 "
+        "(of a million tokens). May be repeated.",
+    ),
+]
 Limit = Annotated[
     int | None, typer.Option(help="Ask only the first so many.", show_default="all", min=1)
 ]
@@ -78,6 +89,10 @@ _LEGEND = """\
 {prompts} prompts, judged by {judge}; in brackets 95 % intervals. Net rate: wins less
 losses against the unedited model, of what was judged. Perplexity is under the
 unedited model. Failed verdicts are in no rate."""
+_USAGE = (
+    "Judge: {asked:,.0f} cases answered, {cached:,.0f} from its cache, {unanswered:,.0f} unanswered; "
+    "{attempts:,.0f} requests, {prompt_tokens:,.0f} tokens read, {completion_tokens:,.0f} written"
+)
 _UNANSWERED = "{} cases got no answer from the judge. The same line asks for them again."
 
 
@@ -85,8 +100,8 @@ _FAILURES = frozenset(
     f"evaluation/{of}/all" for of in ("failed", "safety_failed", "emotion_failed")
 )
 _FAILED = """\
-{failed} verdicts failed: they are in no rate, mean or count. `failed` in scores.parquet
-and pairs.parquet says why each did."""
+{failed} verdicts failed: they are in no rate, mean or count. `failed` in
+scores.parquet and pairs.parquet says why each did."""
 
 
 def evaluate(
@@ -99,6 +114,7 @@ def evaluate(
     alpha: Alpha = None,
     judge_model: JudgeModel = "",
     judge_key: JudgeKey = "",
+    judge_set: JudgeSettings = None,
     limit: Limit = None,
     max_new_tokens: Longest = 512,
     temperature: Temperature = 0.7,
@@ -118,7 +134,7 @@ def evaluate(
     Fluency is measured in every arm. What is answered and judged is kept: interrupted, the same
     line goes on. Texts of sensitive prompts stay in --out; MLflow gets ids, scores and hashes.
     """
-    from trimtab.core.config import build
+    from trimtab.core.config import apply, build
     from trimtab.stream.evaluate_config import EvaluateJob
 
     held = {"precision": precision.value, "num_gpus": num_gpus}
@@ -137,6 +153,8 @@ def evaluate(
         "seed": seed,
         "out": out.absolute(),
     }
+    for setting in judge_set or []:
+        apply(tree["judge"], setting)
     if tree["judge"]["kind"] == "rule" and sae is not None:
         tree["evaluation"] = {"aspects": []}  # a rule says which answer is better, not what is safe
     if (edit := _edit(sae, layer, alpha)) is not None:
@@ -169,6 +187,8 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
     _print_failures(found)
     words = {"prompts": f"{found.prompts:,}", "judge": job.judge.kind}
     OUT.print(Text(_LEGEND.format(**words), style="dim"))
+    if found.judge:
+        OUT.print(Text(_usage(found.judge)), soft_wrap=True)
     OUT.print(Text(f"  {show.near(found.folder)}"), soft_wrap=True)
     OUT.print(Text(f"MLflow run in trimtab/steer: {found.run_id}"), soft_wrap=True)
 
@@ -229,6 +249,13 @@ def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
         )
     asked = {"kind": "http", "url": judge, "model": model, "api_key_env": key}
     return asked | {"cache": out / "judged"}
+
+
+def _usage(judge: "Mapping[str, float]") -> str:
+    """What an endpoint was asked, and what it cost, in a line."""
+    said = {name.removeprefix("judge/"): value for name, value in judge.items()}
+    cost = f"; cost {said['cost']:,.4g}" if "cost" in said else ""
+    return _USAGE.format(**said) + cost
 
 
 def _print_failures(found: "Evaluated") -> None:

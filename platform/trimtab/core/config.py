@@ -66,7 +66,7 @@ def load_job(path: Path, kind: type[AnyJob], overrides: Sequence[str] = ()) -> A
             + (f"Run it with `jobs/{job}.py`." if job else f"Add `job: {kind.JOB}` at its top.")
         )
     for override in overrides:
-        _override(tree, override)
+        apply(tree, override)
     return build(kind, tree, where=str(path))
 
 
@@ -124,15 +124,28 @@ def _explain(kind: type[Config], problem: dict[str, Any]) -> str:
 
 
 def _fields_at(kind: type[Config], path: Sequence[str | int]) -> list[str]:
-    """The keys of the record that a path leads to."""
+    """The keys of the record that a path leads to; among records told apart by `kind`, of that one."""
+    among = [kind]
     for part in path:
-        inner = kind.model_fields[part].annotation if part in kind.model_fields else kind
-        candidates = (inner, *get_args(inner))
-        kind = next((c for c in candidates if isclass(c) and issubclass(c, Config)), kind)
-    return list(kind.model_fields)
+        if part in among[0].model_fields:
+            inner = among[0].model_fields[str(part)].annotation
+            records = [c for c in (inner, *get_args(inner)) if isclass(c) and issubclass(c, Config)]
+        else:
+            records = [c for c in among if part in _kinds(c)]
+        among = records or among
+    return list(among[0].model_fields)
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _kinds(record: type[Config]) -> tuple[Any, ...]:
+    return get_args(record.model_fields["kind"].annotation) if "kind" in record.model_fields else ()
+
+
+def apply(tree: dict[str, Any], override: str) -> None:
+    """Puts a `key=value` or `key.inner=value` into a tree; the value is read as YAML.
+
+    Raises:
+        ConfigError: it does not look like that.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"An override must look like key=value, but got {override!r}.")

@@ -100,14 +100,12 @@ FLUENCY: Final = (
     "fluency/truncated",
 )
 """Of one arm's answers; perplexity is under the unedited model."""
-JUDGE: Final = tuple(
-    f"judge/{name}"
-    for name in (
-        *("asked", "cached", "unanswered", "attempts"),
-        *("prompt_tokens", "completion_tokens", "cost"),
-    )
+PAID: Final = tuple(
+    f"judge/{name}" for name in ("asked", "attempts", "prompt_tokens", "completion_tokens", "cost")
 )
-"""What an endpoint was asked by one process, and what it cost."""
+"""What an endpoint was asked, and what it cost; sums over all times that it was asked."""
+JUDGE: Final = (*PAID, "judge/cached", "judge/unanswered")
+"""What became of the cases of one evaluation, or of one layer of a sweep."""
 SWEEP: Final = tuple(f"sweep/{kind}" for kind in ("finished", "stopped", "failed", "killed"))
 """Trials of a sweep by how they ended, in its parent run."""
 TRAINING: Final = (

@@ -74,32 +74,44 @@ def _templated(
     if not tokenizer.chat_template:
         raise ModelError(
             f"{tokenizer.name_or_path or 'This model'} has no chat template (a base model has "
-            "none). Set `template: raw` to give it the prompts as they are."
+            "none). Set `template: raw` (`--raw`) to give it the prompts as they are."
         )
     messages = [{"role": "system", "content": decoding.system}] if decoding.system else []
     messages.append({"role": "user", "content": prompt})
-    options: dict[str, Any] = {}
-    if decoding.thinking is not None:
-        options["enable_thinking"] = decoding.thinking
+    options = {} if decoding.thinking is None else {"enable_thinking": decoding.thinking}
+    advice = (
+        'If it knows no system prompt, leave `system` empty (`--system ""`).'
+        if decoding.system
+        else "Set `template: raw` (`--raw`) to give it the prompts as they are."
+    )
+    text = chat_text(tokenizer, messages, options, advice)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, str]],
+    options: dict[str, Any],
+    advice: str,
+) -> str:
+    """What a chat template makes of messages, up to where the answer begins.
+
+    Args:
+        messages: a question, perhaps after a system prompt.
+        options: what the template is told besides.
+        advice: what to do where it refuses them.
+
+    Raises:
+        ModelError: the template refuses the messages.
+    """
     try:
         text = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **options
         )
     except TemplateError as error:
-        raise _refused(tokenizer, decoding, error) from error
-    return tokenizer(str(text), add_special_tokens=False)["input_ids"]
-
-
-def _refused(
-    tokenizer: PreTrainedTokenizerBase, decoding: DecodingConfig, error: TemplateError
-) -> ModelError:
-    name = tokenizer.name_or_path or "this model"
-    if decoding.system:
-        return ModelError(
-            f"The chat template of {name} refuses a system prompt and a question: {error}. If it "
-            'knows no system prompt, leave `system` empty (`--system ""`).'
-        )
-    return ModelError(
-        f"The chat template of {name} refuses a lone question: {error}. Set `template: raw` "
-        "(`--raw`) to give it the prompts as they are."
-    )
+        name = tokenizer.name_or_path or "this model"
+        asked = "a system prompt and a question" if len(messages) > 1 else "a lone question"
+        raise ModelError(
+            f"The chat template of {name} refuses {asked}: {error}. {advice}"
+        ) from error
+    return str(text)

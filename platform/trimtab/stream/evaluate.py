@@ -8,8 +8,8 @@
 Answers are made on Ray as the plan says, kept as they finish, and each known by all that made it; an
 endpoint's replies are kept too. Whoever starts again goes on from them, and a finished evaluation is
 reused. One in which the endpoint left cases unanswered is not finished: the same line asks for those
-again, and if that changes anything, it is another MLflow run. Judging and perplexity run in the
-driver. MLflow has a run for the whole, with what the endpoint was asked and cost, and one below it
+again, and if that changes anything, it is another MLflow run. The same evaluation in two processes
+at once is refused, for it would be logged twice. Judging and perplexity run in the driver. MLflow has a run for the whole, with what the endpoint was asked and cost, and one below it
 for each arm. Sensitive texts stay in their folder.
 """
 
@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 from trimtab.core.errors import ConfigError, JudgeError
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
+from trimtab.core.lock import locked
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
@@ -38,7 +39,7 @@ from trimtab.stream.evaluate_config import EditConfig, EvaluateJob
 from trimtab.stream.publish import flat, git_commit
 from trimtab.stream.steer_arms import arm_name
 from trimtab.stream.steer_coders import check_coder
-from trimtab.stream.steer_facts import check_judge
+from trimtab.stream.steer_facts import check_judge, resolved_judge
 from trimtab.stream.steer_prompts import name_of, read_prompts, source_of
 from trimtab.stream.steer_results import Metrics, of_arm
 from trimtab.stream.tasks import Report, resolved
@@ -48,6 +49,7 @@ from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlit
 EXPERIMENT: Final = "trimtab/steer"
 RESULT: Final = "result.json"
 LOGGED: Final = "logged.json"
+LOCK: Final = ".lock"
 TABLES: Final = ("scores.parquet", "pairs.parquet")
 TEXTS: Final = "texts.parquet"
 EVALUATE_VERSION: Final = 2
@@ -108,6 +110,12 @@ def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
     out = writable_folder(job.out).resolve()
     uri = prepare_store(job.tracking_uri or sqlite_uri(out))
     asked = _asked(job, out, report)
+    with locked(asked.folder / LOCK, f"The evaluation in {asked.folder}"):
+        return _judged(job, asked, uri, report)
+
+
+def _judged(job: EvaluateJob, asked: _Asked, uri: str, report: Report) -> Evaluated:
+    """What was judged before, or is judged now; nobody else is at it."""
     before = _read(asked.folder / RESULT)
     result = before if before and not _unanswered(before) else _anew(job, asked, before, report)
     reused = result is before
@@ -128,10 +136,7 @@ def evaluate(job: EvaluateJob, report: Report = lambda *_: None) -> Evaluated:
 
 def _asked(job: EvaluateJob, out: Path, report: Report) -> _Asked:
     extract = ExtractJob(data=job.data, out=out)
-    judge = job.judge
-    if judge.kind == "local":
-        (model,) = resolved((judge.model,), extract, report)
-        judge = judge.model_copy(update={"model": model})
+    judge = resolved_judge(job.judge, extract, report)
     stamps = check_judge(judge, job.evaluation)
     questions = read_prompts(job.prompts, job.data, out)[: job.limit]
     (spec,) = resolved((job.model,), extract, report)

@@ -33,7 +33,7 @@ from trimtab.evaluation.answers import Asked, Speaker, answer_all, ask, known
 from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.fluency import answer_nll
 from trimtab.evaluation.judged import Answered, Judged, judge_answers
-from trimtab.evaluation.judges.build import asking, make_judge, usage_of
+from trimtab.evaluation.judges.build import JudgeConfig, asking, make_judge, usage_of
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard, ModelConfig
 from trimtab.models.loading import describe, load
@@ -41,7 +41,7 @@ from trimtab.stream.config import ExtractJob
 from trimtab.stream.steer_arms import arms_of, materials_of, told_arms
 from trimtab.stream.steer_coders import Folders, check_coder, folders_of
 from trimtab.stream.steer_config import SteerConfig
-from trimtab.stream.steer_facts import check_judge
+from trimtab.stream.steer_facts import check_judge, resolved_judge
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_results import Given, Metrics, best, by_arm, held_out, scores_of
 from trimtab.stream.steer_tables import Files, write_files
@@ -62,7 +62,9 @@ class Ready(NamedTuple):
     """Names the model in the keys of answers."""
     coders: dict[int, Folders]
     """By layer, where they were made; empty where the configuration names their folders."""
-    judge: str
+    judge: JudgeConfig
+    """The judge, its model where it lies."""
+    judged_by: str
     """Content hash of the judge, its rules and rubrics."""
     answers: str
     """Folder that a folder of each layer is in."""
@@ -77,7 +79,8 @@ def make_ready(config: SteerConfig, out: Path, report: Report) -> tuple[Ready, M
         TrimtabError: something the user can mend; a model without a chat template is named here,
             before any answer.
     """
-    (spec,) = resolved((config.model,), ExtractJob(data=config.data, out=out), report)
+    job = ExtractJob(data=config.data, out=out)
+    (spec,) = resolved((config.model,), job, report)
     card, tokenizer = describe(spec)
     card = in_the_originals_place(card)
     prompts = prompt_set(config, out)
@@ -92,8 +95,9 @@ def make_ready(config: SteerConfig, out: Path, report: Report) -> tuple[Ready, M
     asked = content_hash([key, config.decoding.model_dump(mode="json"), prompts.digest])
     answers = out / "answers" / f"{card.label}-{asked}"
     told = spec.model_dump(mode="json")
-    judge = content_hash(check_judge(config.judge, config.evaluation))
-    return Ready(told, key, coders, judge, str(answers), str(out)), card
+    judge = resolved_judge(config.judge, job, report)
+    stamps = content_hash(check_judge(judge, config.evaluation))
+    return Ready(told, key, coders, judge, stamps, str(answers), str(out)), card
 
 
 class Layer:
@@ -125,10 +129,10 @@ class Layer:
         )
         self._speaker = Speaker(self.loaded, self._materials, config.decoding)
         self._store = AnswerStore(self.folder)
-        judge = config.judge
+        judge = ready.judge
         self._judge = judge if judge.kind == "http" else make_judge(judge)
         self._key = ready.key
-        self._tables = content_hash([config.model_dump(mode="json"), ready.coders, ready.judge])
+        self._tables = content_hash([config.model_dump(mode="json"), ready.coders, ready.judged_by])
         self._seed = Seed(config.seed).child("bootstrap")
         self.rungs_done = 0
         self.given = Given([], {}, Judged([], [], []))

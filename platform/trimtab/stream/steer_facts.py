@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 from trimtab.core.errors import ModelError
 from trimtab.core.hashing import content_hash
+from trimtab.core.progress import Report
 from trimtab.evaluation.decoding import prompt_tokens
 from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
-from trimtab.evaluation.judges.local import LocalJudgeConfig
+from trimtab.evaluation.judges.local import LocalJudgeConfig, rendered
 from trimtab.evaluation.judges.rubric import load_rubric
 from trimtab.evaluation.judges.rule import RuleJudgeConfig, load_rules
 from trimtab.models.configs import config_of
@@ -23,11 +24,12 @@ from trimtab.models.loading import describe, read_tokenizer
 from trimtab.models.nursery_fit import NurseryConfig, new_model
 from trimtab.models.weights import Weights, weigh
 from trimtab.stream import twins
-from trimtab.stream.config import NURSERY, TWIN
+from trimtab.stream.config import NURSERY, TWIN, ExtractJob
 from trimtab.stream.machine import known_machine
 from trimtab.stream.steer_coders import described, folders_of
 from trimtab.stream.steer_config import SteerConfig
 from trimtab.stream.steer_prompts import PromptSet, prompt_set
+from trimtab.stream.tasks import resolved
 
 
 class Facts(NamedTuple):
@@ -92,8 +94,25 @@ def weights_of(base: SteerConfig, out: Path) -> Weights:
     return weigh(config_of(spec), spec.dtype)
 
 
+def resolved_judge(judge: JudgeConfig, job: ExtractJob, report: Report) -> JudgeConfig:
+    """A judge whose model is made if it is of the nursery or a twin, and whose cache has its full
+    path: a trial's process may have begun in another folder, and would pay for every reply again.
+
+    Raises:
+        TrimtabError: as `resolved`.
+    """
+    match judge:
+        case LocalJudgeConfig():
+            (model,) = resolved((judge.model,), job, report)
+            return judge.model_copy(update={"model": model})
+        case HttpJudgeConfig():
+            return judge.model_copy(update={"cache": judge.cache.resolve()})
+        case RuleJudgeConfig():
+            return judge
+
+
 def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
-    """Refuses a judge whose files, key or model are missing.
+    """Refuses a judge whose files, key or model are missing, or whose template knows no question.
 
     Returns:
         What changes when its model, its rules or a rubric does.
@@ -102,8 +121,12 @@ def check_judge(judge: JudgeConfig, evaluation: EvaluationConfig) -> list[str]:
         TrimtabError: names what is missing.
     """
     match judge:
+        case LocalJudgeConfig(model=model) if model.id.startswith((NURSERY, TWIN)):
+            stamp = model.id  # made before it is asked, and looked at then
         case LocalJudgeConfig(model=model):
-            stamp = content_hash(describe(model)[0].identity)
+            card, tokenizer = describe(model)
+            rendered(tokenizer, "a question")
+            stamp = content_hash(card.identity)
         case HttpJudgeConfig():
             asked = HttpJudge(judge)
             asked.close()

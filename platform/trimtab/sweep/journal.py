@@ -9,15 +9,14 @@ every 10 s at best, and leave out what its scheduler knows.)
 A line that was cut short by a full disk or a power cut is the last one, and is left out.
 """
 
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from trimtab.core.errors import OutputError
 from trimtab.core.files import writable_folder
+from trimtab.core.lock import lock
 from trimtab.sweep.study import Report
 from trimtab.sweep.wire import packed, unpacked
 
@@ -41,6 +40,8 @@ class Story:
     """None while it is to go on."""
     error: str = ""
     """Why it failed."""
+    before: "Story | None" = None
+    """What it had come to, where it is told anew; that stands again if it does not come to an end."""
 
     @property
     def share(self) -> float:
@@ -67,7 +68,7 @@ class Journal:
         self.events: list[tuple[str, Report]] = []
         """Every report of every trial, in the order they came."""
         self._file = path.open("a+b")
-        _lock(self._file, folder)
+        lock(self._file, f"The sweep in {folder}")
         self._file.seek(0)
         whole = 0
         for line in self._file.read().splitlines(keepends=True):
@@ -82,9 +83,9 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def began(self, name: str, point: Mapping[str, Any]) -> None:
-        """A trial was given its point, or another one, or is to go on."""
-        self._write({"trial": name, "point": dict(point)})
+    def began(self, name: str, point: Mapping[str, Any], *, anew: bool = False) -> None:
+        """A trial was given its point, or another one, or is to go on, or to be told `anew`."""
+        self._write({"trial": name, "point": dict(point)} | ({"anew": True} if anew else {}))
 
     def reported(self, name: str, report: Report) -> None:
         """A trial said where it stands."""
@@ -102,6 +103,8 @@ class Journal:
     def _take(self, event: dict[str, Any]) -> None:
         name = event["trial"]
         match event:
+            case {"point": point, "anew": True}:
+                self.stories[name] = Story(name, point, before=self.stories[name])
             case {"point": point}:
                 story = self.stories.setdefault(name, Story(name, point))
                 story.point, story.ending = point, None
@@ -111,15 +114,7 @@ class Journal:
                 self.events.append((name, report))
             case _:
                 story = self.stories[name]
-                story.ending, story.error = event["ending"], event["error"]
-
-
-def _lock(file: IO[bytes], folder: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise OutputError(
-            f"The sweep in {folder} is being run by another process now. Wait for it to end, or "
-            "stop it and run the same command again."
-        ) from error
+                if story.before is not None and event["ending"] != "finished":
+                    self.stories[name] = story.before
+                else:
+                    story.ending, story.error = event["ending"], event["error"]

@@ -11,6 +11,7 @@ neither Ray nor a trial, and gives the same result.
 """
 
 import json
+import logging
 import math
 import shutil
 import time
@@ -21,22 +22,22 @@ from typing import Any, Final, NamedTuple
 
 from trimtab.core.files import writable_folder, write_json
 from trimtab.core.hashing import content_hash
-from trimtab.core.names import NAMES
+from trimtab.core.names import NAMES, PAID
 from trimtab.core.progress import Report as Progress
 from trimtab.core.seeds import Seed
 from trimtab.core.tracker import Metric
 from trimtab.report.sweep import draw_sweep
 from trimtab.stream.session import ray_session
 from trimtab.sweep.board import Board
-from trimtab.sweep.journal import Journal
+from trimtab.sweep.journal import Journal, Story
 from trimtab.sweep.plan import SweepPlan
 from trimtab.sweep.results import POINT, TRIAL, Row, finished, importance, table, write_table
 from trimtab.sweep.schedulers import scheduler_of
 from trimtab.sweep.searchers import ListSearcher, OptunaSearcher, Searcher
 from trimtab.sweep.space import known_points, trial_record
 from trimtab.sweep.spec import Pbt, SweepConfig
-from trimtab.sweep.study import Closing, Prepared, Report, Study, study_named
-from trimtab.sweep.trial import ARTIFACTS, Work, trial_folder
+from trimtab.sweep.study import UNANSWERED, Closing, Prepared, Report, Study, study_named
+from trimtab.sweep.trial import ARTIFACTS, OUTCOME, STATE, Work, trial_folder
 from trimtab.sweep.tuner import Given, run_trials
 from trimtab.track.mlflow import prepare_store, sqlite_uri
 
@@ -46,6 +47,8 @@ SUMMARY: Final = "summary.json"
 _MAY_PASS: Final = ("JudgeError", "OutputError")
 """Errors of what lies outside, an endpoint or a disk: trials that they ended go on when the same
 call comes again."""
+
+_log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -143,6 +146,8 @@ class _Driver:
         story = self.journal.stories[name]
         if dict(story.point) != dict(point):
             self.journal.began(name, point)
+        if story.before is not None:
+            report = _with_paid(report, story.before)
         if not self._again_each_share and self._heard(name, report):
             return
         self.board.reported(name, report)
@@ -155,7 +160,9 @@ class _Driver:
         self._settle(name)
 
     def failed(self, name: str, error: str) -> None:
-        """See `Listener`."""
+        """See `Listener`. A trial that was told anew stands as it did before."""
+        if self.journal.stories[name].before is not None:
+            _log.warning("trial %s stands as it did before: %s", name, error)
         self.journal.ended(name, "failed", error)
         self._settle(name)
 
@@ -244,7 +251,11 @@ def _run(
 
 
 def _reopen(journal: Journal, folder: Path, config: SweepConfig) -> None:
-    """Trials that another time limit stopped are to go on, and those that may do better now."""
+    """Trials that another time limit stopped are to go on, and those that may do better now.
+
+    One that finished with cases unanswered is told anew; it stands as it does if that fails. One
+    that the scheduler stopped stays so: what it was compared with then is not there again.
+    """
     path = folder / SUMMARY
     other = path.is_file() and json.loads(path.read_text("utf-8"))["hours"] != config.budget.hours
     if other:
@@ -254,6 +265,26 @@ def _reopen(journal: Journal, folder: Path, config: SweepConfig) -> None:
         failed = story.ending == "failed" and story.error.partition(":")[0] in _MAY_PASS
         if killed or failed:
             journal.began(story.name, story.point)
+        elif story.ending == "finished" and story.scores.get(UNANSWERED, 0.0) > 0:
+            for file in (OUTCOME, STATE):
+                (trial_folder(folder, story.name) / file).unlink(missing_ok=True)
+            journal.began(story.name, story.point, anew=True)
+
+
+def _with_paid(report: Report, before: Story) -> Report:
+    """What an endpoint was asked and paid for a trial that is told anew, the first time included."""
+    paid = {
+        (part, metric.name): metric.value
+        for earlier in before.reports
+        for part, told in earlier.metrics.items()
+        for metric in told
+        if metric.name in PAID
+    }
+    metrics = {
+        part: [m._replace(value=m.value + paid.get((part, m.name), 0.0)) for m in told]
+        for part, told in report.metrics.items()
+    }
+    return report._replace(metrics=metrics)
 
 
 def _is_over(journal: Journal, folder: Path, plan: SweepPlan) -> bool:

@@ -38,6 +38,10 @@ STUDIES: Final = {
 }
 """Where each study is; a sweep may also name one of your own as `module:attribute`."""
 
+UNANSWERED: Final = "judge/unanswered"
+"""A score that says how much a trial was not told. Where a finished trial has it above 0, it is told
+anew when the same call comes again; the study sees to it that only the rest is asked."""
+
 OWN: Final = ""
 """The name of a trial's own run, where it has only that one."""
 

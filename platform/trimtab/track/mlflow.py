@@ -33,11 +33,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from trimtab.core.errors import TrackError
 from trimtab.core.files import writable_folder
+from trimtab.core.lock import locked
 from trimtab.core.tracker import Metric
 from trimtab.track.rules import checked, status
 
 EXPERIMENTS: Final = ("trimtab/diagnose", "trimtab/sae", "trimtab/steer")
 """The experiment of each job."""
+LOCK: Final = ".mlflow.lock"
+"""Beside a SQLite store: held while its tables are made."""
 
 _PARENT: Final = "mlflow.parentRunId"
 _RUNS_PER_CALL: Final = 1000
@@ -73,8 +76,16 @@ def prepare_store(uri: str, experiments: Sequence[str] = EXPERIMENTS) -> str:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     folder = _sqlite_folder(uri)
-    if folder is not None:
-        writable_folder(folder)
+    if folder is None:
+        _make_ready(uri, None, experiments)
+        return uri
+    # Two processes that make the tables of one SQLite file at a time are in each other's way.
+    with locked(writable_folder(folder) / LOCK, f"The MLflow store in {folder}", wait=True):
+        _make_ready(uri, folder, experiments)
+    return uri
+
+
+def _make_ready(uri: str, folder: Path | None, experiments: Sequence[str]) -> None:
     probe(uri)
     with _translated(uri):
         client = MlflowClient(tracking_uri=uri)
@@ -82,7 +93,6 @@ def prepare_store(uri: str, experiments: Sequence[str] = EXPERIMENTS) -> str:
             if client.get_experiment_by_name(name) is None:
                 where = (folder / "mlartifacts" / name).as_uri() if folder else None
                 client.create_experiment(name, artifact_location=where)
-    return uri
 
 
 def probe(uri: str) -> None:

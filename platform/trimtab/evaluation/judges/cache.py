@@ -8,7 +8,9 @@ an answer, so the folder is as sensitive as the texts, and stays where it is.
 import json
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
 
 from trimtab.core.files import finished_file, writable_folder
 
@@ -28,6 +30,9 @@ class Reply(NamedTuple):
     """Tokens it wrote, likewise."""
 
 
+_REPLY: Final = TypeAdapter(Reply)
+
+
 class Cache:
     """A folder of replies."""
 
@@ -43,10 +48,10 @@ class Cache:
         """The reply kept under a content hash; None if there is none that can be read."""
         path = self._path(key)
         try:
-            return Reply(**json.loads(path.read_text("utf-8")))
+            return _REPLY.validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except ValidationError:
             _log.warning("the cached reply %s is damaged and is asked for again", path)
             return None
 
@@ -57,8 +62,8 @@ class Cache:
             OutputError: the disk is full.
         """
         path = self._path(key)
-        path.parent.mkdir(exist_ok=True)
         with finished_file(path) as temporary:
+            path.parent.mkdir(exist_ok=True)
             temporary.write_text(json.dumps(reply._asdict(), ensure_ascii=False), "utf-8")
 
     def _path(self, key: str) -> Path:

@@ -1,7 +1,7 @@
 """One OpenAI-compatible endpoint: a message in, a reply out, retried where that can help.
 
 Asked again, with exponential backoff and full jitter: a timeout, a connection that breaks, 429
-(waiting as long as `Retry-After` says), 408, any 5xx, and a body that is not a completion. Not
+(waiting as long as `Retry-After` says), 408, any 5xx, and a body that is not a whole completion. Not
 asked again: any other 4xx. What is still unanswered then is one failed case, except where the
 endpoint itself is the trouble: it cannot be connected to, refuses the key or the model, or leaves
 `dead_after` cases in a row without an answer, for whatever reason. That is a `JudgeError`; what
@@ -11,15 +11,17 @@ The key comes from an environment variable. No message here quotes the key, a re
 of a reply, and no error carries one that might. Cost: nothing but time on the wire.
 """
 
+import json
 import os
 import re
 import threading
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import httpx2
 from pydantic import (
     BaseModel,
     Field,
+    JsonValue,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -35,11 +37,12 @@ from trimtab.core.seeds import Seed
 from trimtab.evaluation.judges.cache import Reply
 from trimtab.evaluation.judges.pace import Pace, retry_after
 
-Setting = str | int | float | bool
-
 _REFUSED: Final = {401: "the key", 403: "the key", 404: "the address or the model"}
 _AGAIN: Final = (408, 429)
+_OURS: Final = {"model", "messages", "stream"}
 _CONNECT_SECONDS: Final = 10.0
+_KEY_OPTION: Final = "`api_key_env` (`--judge-key`)"
+"""In a file, and on the command line."""
 
 
 class EndpointConfig(Config):
@@ -51,7 +54,7 @@ class EndpointConfig(Config):
     """What the endpoint calls the model."""
     api_key_env: str = ""
     """The environment variable that holds the key (its name, never the key); empty for none."""
-    sampling: dict[str, Setting] = Field(default={"temperature": 0.0, "max_tokens": 1024})
+    sampling: dict[str, JsonValue] = Field(default={"temperature": 0.0, "max_tokens": 1024})
     """Sent along as it is: temperature, max_tokens, seed, reasoning_effort, ..."""
     timeout: PositiveFloat = 120.0
     """Seconds without a byte before an attempt is given up."""
@@ -79,11 +82,22 @@ class EndpointConfig(Config):
             raise PydanticCustomError(
                 SECRET,
                 "must hold no user, password or query, because it is logged; put the key into an "
-                "environment variable and the name of that into `api_key_env`",
+                f"environment variable and the name of that into {_KEY_OPTION}",
             )
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError("must begin with http:// or https:// and name a host")
         return url.rstrip("/")
+
+    @field_validator("sampling")
+    @classmethod
+    def _can_be_sent(cls, sampling: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if ours := sorted(_OURS & sampling.keys()):
+            raise ValueError(f"must leave out {', '.join(ours)}, which the judge itself sets")
+        try:
+            json.dumps(sampling, allow_nan=False)
+        except ValueError as error:
+            raise ValueError("must hold finite numbers") from error
+        return sampling
 
     @field_validator("api_key_env")
     @classmethod
@@ -110,8 +124,20 @@ class _Again(Unanswered):
         """Whether there was a server at all."""
 
 
+class _Part(BaseModel):
+    type: str = ""
+    text: str = ""
+
+
 class _Message(BaseModel):
-    content: str | None = None
+    content: str | list[_Part] | None = None
+
+    @property
+    def text(self) -> str:
+        """What was said, in one piece or in parts, of which thoughts are none."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content if part.type == "text")
+        return self.content or ""
 
 
 class _Option(BaseModel):
@@ -119,14 +145,14 @@ class _Option(BaseModel):
     finish_reason: str | None = None
 
 
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class _Completion(BaseModel):
     choices: Annotated[list[_Option], Field(min_length=1)]
-    usage: _Usage | None = None
+    usage: Any = None
+    """Counts, where they are any: no reply is thrown away for them."""
+
+    def tokens(self, name: str) -> int:
+        found = self.usage.get(name) if isinstance(self.usage, dict) else None
+        return max(found, 0) if isinstance(found, int) else 0
 
 
 class Client:
@@ -199,8 +225,9 @@ class Client:
         }
         try:
             response = self._http.post(f"{self._config.url}/chat/completions", json=body)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout):
-            raise _Again("there is nobody at that address", reached=False) from None
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            why = f"there is nobody at that address ({str(error) or 'it does not react'})"
+            raise _Again(why, reached=False) from None
         except httpx2.TimeoutException:
             raise _Again(f"no answer within {self._config.timeout:g} s") from None
         except httpx2.DecodingError:
@@ -217,8 +244,7 @@ class Client:
         if status in _REFUSED:
             raise self._end(
                 f"refuses {_REFUSED[status]} (HTTP {status}, model {self._config.model!r}). Check "
-                "`url`, `model` and the variable that `api_key_env` names "
-                f"({self._config.api_key_env or 'none'})."
+                f"the address, the model (`model`, `--judge-model`) and {self._key_sent()}."
             )
         if status not in _AGAIN and status < httpx2.codes.INTERNAL_SERVER_ERROR:
             raise Unanswered(f"HTTP {status}")
@@ -227,6 +253,11 @@ class Client:
             raise self._dead(f"asks for a pause of {wait:.0f} s, over `longest_wait`")
         self._pace.hold(wait)
         raise _Again(f"HTTP {status}", wait)
+
+    def _key_sent(self) -> str:
+        if self._config.api_key_env:
+            return f"the key in the variable {self._config.api_key_env}"
+        return f"the key: none was sent, because no variable is named in {_KEY_OPTION}"
 
     def _wait(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
@@ -267,7 +298,7 @@ def _authorisation(variable: str) -> dict[str, str]:
     if not key:
         raise JudgeError(
             f"The judge's key must be in the environment variable {variable}, but that is not set. "
-            f"Say `export {variable}=...`, or leave `api_key_env` empty if it needs no key."
+            f"Say `export {variable}=...`, or leave {_KEY_OPTION} empty if it needs no key."
         )
     if not re.fullmatch(r"[!-~]+", key):
         raise JudgeError(
@@ -283,10 +314,12 @@ def _reply(body: bytes) -> Reply:
         completion = _Completion.model_validate_json(body)
     except ValidationError:
         raise _Again("the body is not a chat completion") from None
-    option, usage = completion.choices[0], completion.usage or _Usage()
+    option = completion.choices[0]
+    if option.finish_reason == "error":  # what a router says where the server behind it broke off
+        raise _Again("the reply broke off with an error")
     return Reply(
-        option.message.content or "",
+        option.message.text,
         option.finish_reason or "",
-        usage.prompt_tokens or 0,
-        usage.completion_tokens or 0,
+        completion.tokens("prompt_tokens"),
+        completion.tokens("completion_tokens"),
     )

@@ -22,7 +22,7 @@ from trimtab.core.hashing import content_hash
 from trimtab.evaluation.judges.cache import Cache, Reply
 from trimtab.evaluation.judges.client import Client, EndpointConfig, Unanswered
 from trimtab.evaluation.judges.rubric import Rubric
-from trimtab.evaluation.judges.verdict import Case, Verdict, failure
+from trimtab.evaluation.judges.verdict import Case, Verdict, failure, spoken
 
 _CUT_OFF: Final = {"length": "cut off at its token limit", "content_filter": "filtered"}
 
@@ -164,7 +164,7 @@ def _verdict(rubric: Rubric, reply: Reply | str) -> Verdict:
         return failure(f"no answer: {reply}")
     if reply.finish in _CUT_OFF:
         return failure(f"the reply was {_CUT_OFF[reply.finish]}", reply.text)
-    label = rubric.read(reply.text)
+    label = rubric.read(spoken(reply.text))
     if label is None:
         return failure("the reply does not end with a label", reply.text)
     return Verdict(rubric.labels[label], label, reply.text)

@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimtab.core.config import Config
 from trimtab.core.errors import JudgeError
+from trimtab.evaluation.decoding import chat_text
 from trimtab.evaluation.judges.rubric import Rubric
 from trimtab.evaluation.judges.verdict import Case, Verdict, failure
 from trimtab.models.batching import plan_batches
@@ -33,6 +34,7 @@ from trimtab.models.readout import contiguous_head
 
 LEAD: Final = "Verdict:"
 """What the judge's answer begins with; the label follows after a space."""
+_OTHER_JUDGE: Final = "Give another judge model, or an `http` judge."
 
 
 class LocalJudgeConfig(Config):
@@ -73,6 +75,7 @@ class LocalJudge:
 
         Raises:
             JudgeError: a label is not one token of this model.
+            ModelError: its chat template refuses a question.
         """
         labels = list(rubric.labels)
         prompts = [self._prompt(rubric, case) for case in cases]
@@ -133,16 +136,16 @@ def label_tokens(
 
 
 def rendered(tokenizer: PreTrainedTokenizerBase, message: str) -> str:
-    """A message as the judge reads it: its chat template with thinking off, or plain text."""
+    """A message as the judge reads it: its chat template with thinking off, or plain text.
+
+    Raises:
+        ModelError: the template refuses it.
+    """
     if not tokenizer.chat_template:
         return f"{message.rstrip()}\n\n"
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": message}],
-        tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,  # templates that know no thinking do not read it
-    )
-    return str(text)
+    messages = [{"role": "user", "content": message}]
+    # Templates that know no thinking do not read it.
+    return chat_text(tokenizer, messages, {"enable_thinking": False}, _OTHER_JUDGE)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -32,12 +32,15 @@ class Pace:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a `Retry-After` header asks for, as a number or as a date (RFC 9110, 10.2.3)."""
+    """Seconds that a `Retry-After` header asks for, as a number or as a date (RFC 9110, 10.2.3).
+
+    None where there is no header, or it is neither.
+    """
     if header is None:
         return None
     try:
         if header.strip().isdigit():
             return float(header)
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year of eleven digits
         return None

@@ -4,7 +4,11 @@ A trial reports after each rung of prompts, so a layer may be stopped after its 
 stands at is `steer/chosen/net` of its best strength, on the half of the prompts that chooses; with
 its last report comes `steer/held_out/net`, on the other half, and with the sweep's best trial the
 best (layer, strength) has both on the parent run. MLflow has a run for each (layer, arm), step =
-prompts; what an endpoint was asked for the layer, and its cost, stand with the baseline's. Sensitive texts stay in the folder of answers (`trimtab.stream.steer_tables`).
+prompts; what an endpoint was asked for the layer, and its cost, stand with the baseline's. Sensitive
+texts stay in the folder of answers (`trimtab.stream.steer_tables`).
+
+A layer that an endpoint left cases of unanswered says so among its scores. When the same call comes
+again it is judged anew: answers and replies are kept, so only those cases are asked.
 """
 
 import math
@@ -32,7 +36,7 @@ from trimtab.stream.steer_facts import Facts, look, width_of
 from trimtab.stream.steer_prompts import prompt_set
 from trimtab.stream.steer_tables import copy_to
 from trimtab.sweep.results import finished, write_table
-from trimtab.sweep.study import Closing, Estimate, Prepared, Report
+from trimtab.sweep.study import UNANSWERED, Closing, Estimate, Prepared, Report
 
 CHOSEN: Final = "steer/chosen/net"
 HELD_OUT: Final = "steer/held_out/net"
@@ -101,7 +105,7 @@ class SteerStudy:
         poles = set(base.arms) & set(NEEDS_POLES)
         scenarios = read(base.data, out).manifest.identity if poles else ""
         return Prepared(
-            identity=content_hash([ready.key, prompts.digest, coders, ready.judge, scenarios]),
+            identity=content_hash([ready.key, prompts.digest, coders, ready.judged_by, scenarios]),
             payload=ready,
             tags={
                 "model": card.id,
@@ -146,13 +150,21 @@ class SteerStudy:
             return None
         found, (layer, alpha) = cells(trials), at
         title = f"Layer {layer}, alpha {alpha:g}, beside its controls"
-        return Closing(title, best_rows(found, layer, alpha), best_says(found, layer, alpha))
+        says = best_says(found, layer, alpha) + _unanswered(trials)
+        return Closing(title, best_rows(found, layer, alpha), says)
 
 
 def _best(trials: Sequence[Mapping[str, Any]]) -> tuple[int, float] | None:
     """Layer and strength of the best trial; None where no trial finished."""
     ended = finished(trials)
     return (int(ended[0]["steer/best_layer"]), ended[0]["steer/best_alpha"]) if ended else None
+
+
+def _unanswered(trials: Sequence[Mapping[str, Any]]) -> str:
+    cases = sum(trial.get(UNANSWERED) or 0.0 for trial in finished(trials))
+    if not cases:
+        return ""
+    return f" {cases:,.0f} cases got no answer from the judge. The same line asks for them again."
 
 
 class SteerRunning:
@@ -195,13 +207,15 @@ class SteerRunning:
         asked = rungs[self._layer.rungs_done - 1]
         arms = self._layer.arms()
         _, best = self._layer.best()
-        scores = best | self._layer.scores(arms)
+        usage = self._layer.usage
+        left = {UNANSWERED: usage[UNANSWERED]} if UNANSWERED in usage else {}
+        scores = best | self._layer.scores(arms) | left
         kept = {k: v for k, v in scores.items() if held_out or not k.startswith(_UNSEEN)}
         metrics = {
             arm: [Metric(name, value, asked) for name, value in found.items()]
             for arm, found in arms.items()
         }
-        metrics[BASELINE.name] += [Metric(n, v, asked) for n, v in self._layer.usage.items()]
+        metrics[BASELINE.name] += [Metric(n, v, asked) for n, v in usage.items()]
         return Report(asked / rungs[-1], metrics, kept)
 
 
