@@ -5,20 +5,16 @@ a wrong type or a broken rule is one error that names the key, what was given an
 A sweep file begins with `job:`, which says which record builds it; a job refuses the other kind.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
-from inspect import isclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trimtab.core.errors import ConfigError
+from trimtab.core.explain import explained
 from trimtab.core.hashing import content_hash
-
-SECRET: Final = "secret"
-"""The `PydanticCustomError` type of a value that must not be quoted in a message."""
 
 
 class Config(BaseModel):
@@ -103,33 +99,8 @@ def build(kind: type[AnyConfig], tree: dict[str, Any], where: str) -> AnyConfig:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(kind, dict(problem)) for problem in error.errors()]
-        raise ConfigError(
-            f"{where} is not a valid {kind.__name__}:\n  " + "\n  ".join(lines)
-        ) from error
-
-
-def _explain(kind: type[Config], problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(kind, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
-        return f"`{key}` is not a known key; {hint}"
-    if problem["type"] == "missing":
-        return f"`{key}` is required"
-    if problem["type"] == SECRET:
-        return f"`{key}`: {problem['msg']}"
-    return f"`{key}`: {problem['msg']} (got {problem['input']!r})"
-
-
-def _fields_at(kind: type[Config], path: Sequence[str | int]) -> list[str]:
-    """The keys of the record that a path leads to."""
-    for part in path:
-        inner = kind.model_fields[part].annotation if part in kind.model_fields else kind
-        candidates = (inner, *get_args(inner))
-        kind = next((c for c in candidates if isclass(c) and issubclass(c, Config)), kind)
-    return list(kind.model_fields)
+        lines = "\n  ".join(explained(kind, tree, error))
+        raise ConfigError(f"{where} is not a valid {kind.__name__}:\n  {lines}") from error
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
