@@ -74,7 +74,7 @@ def _templated(
     if not tokenizer.chat_template:
         raise ModelError(
             f"{tokenizer.name_or_path or 'This model'} has no chat template (a base model has "
-            "none). Set `template: raw` to give it the prompts as they are."
+            "none). Set `template: raw` (`--raw`) to give it the prompts as they are."
         )
     messages = [{"role": "system", "content": decoding.system}] if decoding.system else []
     messages.append({"role": "user", "content": prompt})
