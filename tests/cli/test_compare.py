@@ -1,4 +1,5 @@
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,19 @@ def test_looking_makes_no_store(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert result.code == 2
     assert "it has no mlflow.db" in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_is_not_there_is_not_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        result = run("compare", "x")
+    assert result.code == 2
+    assert f"error: The MLflow store {uri} does not" in result.err
 
 
 def test_what_does_not_fit_stands_below_and_nothing_is_cut(run: Run, tracking: str) -> None:

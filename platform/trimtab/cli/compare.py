@@ -71,10 +71,10 @@ def compare(
 
 
 def _store(out: Path) -> str:
-    """Where the runs are; a file that is not there is not made by looking for it."""
+    """Where the runs are; a file is not made by looking for it, nor a dead server waited for."""
     import os
 
-    from trimtab.track.mlflow import sqlite_uri
+    from trimtab.track.mlflow import probe, sqlite_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and not (out / "mlflow.db").is_file():
@@ -82,7 +82,9 @@ def _store(out: Path) -> str:
             f"There are no runs in {out}: it has no mlflow.db. Name the folder of runs with "
             "--out, or the server in MLFLOW_TRACKING_URI."
         )
-    return uri or sqlite_uri(out)
+    uri = uri or sqlite_uri(out)
+    probe(uri)
+    return uri
 
 
 def _list(uri: str, *, as_json: bool) -> None:
