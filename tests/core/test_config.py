@@ -59,7 +59,9 @@ def test_a_record_cannot_be_changed_and_equal_records_hash_alike(tmp_path: Path)
         ("job: sweep\nasks: x\n", [], r"must say `job: bake`.*says `job: sweep`.*jobs/sweep\.py"),
         ("asks: x\n", [], "Add `job: bake` at its top"),
         ("- a\n- b\n", [], "must hold `key: value` lines, but holds a list"),
-        ("a: [1\n", [], "not valid YAML"),
+        ("", [], "must hold `key: value` lines, but is empty"),
+        ("job: bake\n  asks: [1\n", [], r"not valid YAML: line 2, column 7: mapping values are"),
+        ("a: \x00\n", [], "not valid YAML: unacceptable character"),
         (b"asks: \xff\n", [], "must be UTF-8, but byte 6 is not"),
     ],
 )

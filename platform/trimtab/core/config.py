@@ -79,12 +79,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} must be UTF-8, but byte {error.start} is not.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_said(error)}.") from error
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} must hold `key: value` lines, but holds a {type(tree).__name__}."
-        )
+        holds = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise ConfigError(f"{path} must hold `key: value` lines, but {holds}.")
     return tree
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line; a character that YAML does not know has no line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def build(kind: type[AnyConfig], tree: dict[str, Any], where: str) -> AnyConfig:
