@@ -130,6 +130,7 @@ class DiagnoseConfig(ExtractJob, JobConfig):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(
-                f"models must have different names, but {twice} occur twice; set `name`"
+                f"models must have different names, but {twice} occur twice; set `name` "
+                "(`--model NAME=ID`)"
             )
         return self
