@@ -65,7 +65,8 @@ def test_a_metric_asked_for_is_a_column(run: Run, sweep: list[str]) -> None:
 def test_a_run_that_is_not_there_names_the_newest(run: Run, sweep: list[str]) -> None:
     result = run("compare", "nobody")
     assert result.code == 2
-    assert "There is no run 'nobody'. The newest: alone, steer 1a2b. " in result.err
+    assert "There is no run 'nobody'. The newest: alone, steer 1a2b" in result.err
+    assert "trial-0" not in result.err
     assert "`trimtab compare` alone lists all of them." in result.err
 
 
