@@ -127,7 +127,10 @@ class Oven(JobConfig):
             {"baked": {"kind": "cake", "sugar": [0]}},
             ["`baked`: `sugar` must come to 1, but is (0.0,)"],
         ),
-        ({"baked": {"kind": "cake", "sugar": []}}, ["`baked.sugar`: must have at least 1 (got [])"]),
+        (
+            {"baked": {"kind": "cake", "sugar": []}},
+            ["`baked.sugar`: must have at least 1 item (got [])"],
+        ),
         (
             {"baked": {"kind": "cake", "sugar": ["x"]}},
             [

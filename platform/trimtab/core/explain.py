@@ -84,7 +84,8 @@ def _fault(kind: type[BaseModel], tree: Mapping[str, Any], problem: dict[str, An
         case "value_error":
             says = str(problem["ctx"]["error"])
         case "too_short":
-            says = f"must have at least {problem['ctx']['min_length']}"
+            least = problem["ctx"]["min_length"]
+            says = f"must have at least {least} item{'s' if least > 1 else ''}"
         case other:
             says = _WORDS[other] if other in _WORDS else problem["msg"]
     is_named = problem["type"] == "value_error" and isinstance(problem["input"], Mapping)
