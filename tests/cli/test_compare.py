@@ -1,12 +1,14 @@
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import entities as ml
 
 from trimtab.core.tracker import Metric
-from trimtab.track.mlflow import MlflowTracker
+from trimtab.track.mlflow import Found, MlflowTracker, _found
 
 Run = Callable[..., Any]
 RATE = "evaluation/win_rate"
@@ -60,12 +62,54 @@ def test_a_metric_asked_for_is_a_column(run: Run, sweep: list[str]) -> None:
     assert "0.400" in result.out.splitlines()[-1].split()[-1]
 
 
-def test_a_run_that_is_not_there_lists_those_that_are(run: Run, sweep: list[str]) -> None:
+def test_a_run_that_is_not_there_names_the_newest(run: Run, sweep: list[str]) -> None:
     result = run("compare", "nobody")
     assert result.code == 2
-    assert "There is no run 'nobody'" in result.err
-    assert "alone, steer 1a2b" in result.err
+    assert "There is no run 'nobody'. The newest: alone, steer 1a2b" in result.err
     assert "trial-0" not in result.err
+    assert "`trimtab compare` alone lists all of them." in result.err
+
+
+@pytest.mark.parametrize("name", ["steer", "STEER 1A", "steer 1a2c"])
+def test_or_those_near_it(run: Run, sweep: list[str], name: str) -> None:
+    result = run("compare", name)
+    assert result.code == 2
+    assert f"There is no run {name!r}. Near it: steer 1a2b. " in result.err
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b"', 'it\'s "b"', "x' or '1' = '1", "%", "______"])
+def test_a_name_is_never_part_of_the_question(run: Run, sweep: list[str], name: str) -> None:
+    result = run("compare", name)
+    assert (result.code, result.out) == (2, "")
+    assert "There is no run" in result.err
+
+
+def test_a_name_with_quotes_is_found(run: Run, tracking: str, sweep: list[str]) -> None:
+    for name in ("it's", 'a "b"'):
+        log(tracking, name, {"fluency/perplexity": 3.0})
+        assert json.loads(run("compare", name, "--json").out)[0]["name"] == name
+
+
+def test_without_a_name_runs_are_listed_the_newest_first(run: Run, sweep: list[str]) -> None:
+    parent, *_, other = sweep
+    listed = json.loads(run("compare", "--json").out)
+    ours = [row["run_id"] for row in listed if row["run_id"] in sweep]
+    assert ours == [other, parent]
+    assert parent[:8] in run("compare").out
+
+
+def test_a_question_reads_no_other_run(
+    run: Run, sweep: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def watched(found: ml.Run) -> Found:
+        read.append(found.info.run_id)
+        return _found(found)
+
+    monkeypatch.setattr("trimtab.track.mlflow._found", watched)
+    assert run("compare", "steer 1a2b").code == 0
+    assert sorted(read) == sorted(sweep[:3])
 
 
 def test_a_metric_that_no_run_has_names_its_neighbours(run: Run, sweep: list[str]) -> None:
@@ -80,6 +124,19 @@ def test_looking_makes_no_store(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert result.code == 2
     assert "it has no mlflow.db" in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_is_not_there_is_not_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        result = run("compare", "x")
+    assert result.code == 2
+    assert f"error: The MLflow store {uri} does not" in result.err
 
 
 def test_what_does_not_fit_stands_below_and_nothing_is_cut(run: Run, tracking: str) -> None:

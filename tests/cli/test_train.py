@@ -97,6 +97,7 @@ def test_kind_and_size_come_from_the_folder_to_go_on_from(
         (("--width", 8, "--k", 2, "--target-l0", 4), "`target_l0` is for relu and jumprelu"),
         (("--kind", "relu", "--width", 8, "--export", "sparsify"), "topk coders only"),
         (("--width", 8, "--k", 2, "--fractions", "0.9"), "`data.fractions"),
+        (("--width", 8, "--k", 2, "--fractions", "0.9,0.2"), "`training + validation <= 1`"),
         (("--from", "nowhere"), "An autoencoder is a folder, but nowhere is none"),
     ],
 )

@@ -260,7 +260,7 @@ def test_two_arms_of_one_name_are_refused() -> None:
 
 def test_a_model_without_a_chat_template_says_which_option_to_set() -> None:
     loaded = loaded_toy()
-    with pytest.raises(ModelError, match=r"no chat template .* Set `template: raw`"):
+    with pytest.raises(ModelError, match=r"no chat template .* Set `template: raw` \(`--raw`\)"):
         ask(known(loaded), QUESTIONS, [BASELINE], Materials(), DecodingConfig())
 
 

@@ -155,6 +155,7 @@ def test_a_nan_is_named_by_layer_and_scenario(llama_toy: PreTrainedModel) -> Non
         (Request(layers=(0, 4)), "the last one is 3"),
         (Request(layers=(-1,)), "Layers count from 0"),
         (Request(layers=()), "At least one layer"),
+        (Request(layers=(1, 0, 1)), r"once, but got \(1, 0, 1\)"),
         (Request(layers=(0,), poolings=("max",)), "'max'"),
     ],
 )

@@ -59,6 +59,18 @@ def test_a_sweep_without_a_finished_trial_says_so() -> None:
     assert words(importance_bars({}, "m", 1)) == "Too few finished trials to tell"
 
 
+def test_labels_that_would_lie_over_each_other_are_left_out() -> None:
+    near = [row | {"objective": y} for row, y in zip(rows(), (-0.0919, -0.0918, 0.0), strict=True)]
+    every = [row | {"ending": "finished"} for row in near]
+    axes = parallel_coordinates(every, "point/", "steer/chosen/net").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()][-1] == "steer/chosen\nnet"
+    assert [text.get_text() for text in axes.texts][-2:] == ["−0.0919", "0"]
+
+
+def test_one_setting_explains_nothing_by_a_bar() -> None:
+    assert words(importance_bars({"layer": 1.0}, "m", 9)) == "Only one setting varied"
+
+
 def test_a_bar_is_as_long_as_its_share_and_the_first_is_on_top() -> None:
     axes = importance_bars({"width": 0.7, "rate": 0.2}, "m", 9).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.2, 0.7]  # pyright: ignore[reportAttributeAccessIssue]

@@ -50,7 +50,13 @@ def test_what_was_not_measured_is_said_and_a_gap_is_left() -> None:
     assert [row["ce_recovered"] for row in rows] == [0.9, None]
     assert rows[0].keys() == rows[1].keys()
     without = {layer: {"sae/fvu": 0.2} for layer in (2, 5)}
-    assert "not measured" in words(quality_by_layer(without, ""))
+    figure = quality_by_layer(without, "")
+    assert "not measured" in words(figure)
+    upper, lower = figure.axes
+    assert (upper.get_xlabel(), lower.get_xlabel()) == ("layer", "")
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in upper.get_xticklabels() if label.get_visible()]
+    assert {"2", "5"} <= set(shown)
 
 
 def test_the_figures_are_written_alike_twice_and_one_layer_needs_one(tmp_path: Path) -> None:

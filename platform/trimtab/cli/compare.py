@@ -1,5 +1,6 @@
 """`trimtab compare`: runs of MLflow as one table on the terminal."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from trimtab.report.comparison import Seen
     from trimtab.track.mlflow import Found
 
-_FEWEST_DIGITS = 6
-"""Of a run's id, to mean it by its beginning."""
+_DIGITS_SHOWN = 8
+"""Of a run's id, by which it can be named."""
+_NAMED = 5
+"""Runs that a message names."""
 _WHOLE_NAME = 16
 """Characters of a run's name that stay on one line."""
 _GAP = 2
@@ -29,11 +32,12 @@ _AXES = ("layer", "alpha", "edit", "coder")
 
 def compare(
     runs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="RUN...", help="Names or ids of runs; a sweep stands for its trials."
+            metavar="RUN...",
+            help="Names or ids of runs; a sweep stands for its trials. Without any: a list.",
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder of runs; MLFLOW_TRACKING_URI wins when set.")
     ] = Path("runs"),
@@ -45,14 +49,17 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prints runs side by side, as they are in MLflow.
+    """Prints runs side by side, as they are in MLflow; without a name, which runs there are.
 
     Numbers that were logged by layer are those of the last layer; peaks and rates are of the run.
     """
     from trimtab.report.comparison import Seen
 
-    found = [one for name in runs for one in _find(_stored(out), name)]
-    unique = {one.run_id: one for one in found}.values()
+    uri = _store(out)
+    if not runs:
+        _list(uri, as_json=as_json)
+        return
+    unique = {one.run_id: one for name in runs for one in _find(uri, name)}.values()
     seen = [Seen(o.name, o.run_id, o.status, o.params, o.metrics) for o in unique]
     _check(seen, [*(metric or ()), *([sort] if sort else [])])
     if sort:
@@ -63,37 +70,60 @@ def compare(
     print_runs(seen, metric or [])
 
 
-def _stored(out: Path) -> "list[Found]":
-    """All runs of all experiments; a file that is not there is not made by looking for it."""
+def _store(out: Path) -> str:
+    """Where the runs are; a file is not made by looking for it, nor a dead server waited for."""
     import os
 
-    from trimtab.track.mlflow import EXPERIMENTS, find_runs, sqlite_uri
+    from trimtab.track.mlflow import probe, sqlite_uri
 
     uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        if not (out / "mlflow.db").is_file():
-            raise ConfigError(
-                f"There are no runs in {out}: it has no mlflow.db. Name the folder of runs with "
-                "--out, or the server in MLFLOW_TRACKING_URI."
-            )
-        uri = sqlite_uri(out)
-    return [run for experiment in EXPERIMENTS for run in find_runs(uri, experiment, {})]
-
-
-def _find(stored: "Sequence[Found]", name: str) -> "list[Found]":
-    """The runs that a name or an id means; instead of a sweep, its trials."""
-    named = [run for run in stored if name in (run.name, run.run_id)]
-    if not named and len(name) >= _FEWEST_DIGITS:
-        named = [run for run in stored if run.run_id.startswith(name)]
-    if not named:
-        recent = ", ".join(dict.fromkeys(run.name for run in reversed(stored) if not run.parent))
+    if not uri and not (out / "mlflow.db").is_file():
         raise ConfigError(
-            f"There is no run {name!r}. The newest first, these are there: {recent or 'none'}."
+            f"There are no runs in {out}: it has no mlflow.db. Name the folder of runs with "
+            "--out, or the server in MLFLOW_TRACKING_URI."
         )
-    ids = {run.run_id for run in named}
-    below = [run for run in stored if run.parent in ids]
-    parents = {run.parent for run in below}
-    return [run for run in named if run.run_id not in parents] + below
+    uri = uri or sqlite_uri(out)
+    probe(uri)
+    return uri
+
+
+def _list(uri: str, *, as_json: bool) -> None:
+    """Prints the runs that stand for themselves, the newest first."""
+    from trimtab.track.search import newest_runs
+
+    found = [run for run in newest_runs(uri) if not run.parent]
+    if as_json:
+        echo_json([{"name": r.name, "run_id": r.run_id, "status": r.status} for r in found])
+        return
+    ids = {"id": [run.run_id[:_DIGITS_SHOWN] for run in found]}
+    OUT.print(_table([_named(run.name, run.status) for run in found], ids))
+
+
+def _find(uri: str, name: str) -> "list[Found]":
+    """The runs that a name or an id means; instead of a sweep, its trials."""
+    from trimtab.track.search import runs_below, runs_named
+
+    named = runs_named(uri, name)
+    if not named:
+        raise ConfigError(_unknown(uri, name))
+    below = {run.run_id: runs_below(uri, run.run_id) for run in named}
+    return [run for run in named if not below[run.run_id]] + [
+        r for rs in below.values() for r in rs
+    ]
+
+
+def _unknown(uri: str, name: str) -> str:
+    """Names those near what was said; where there are none, the newest."""
+    from trimtab.track.search import newest_runs
+
+    names = list(dict.fromkeys(run.name for run in newest_runs(uri) if not run.parent))
+    near = [other for other in names if name.lower() in other.lower()]
+    near = near or get_close_matches(name, names)
+    told = ", ".join((near or names)[:_NAMED])
+    if not told:
+        return f"There is no run {name!r}, nor any other."
+    which = "Near it" if near else "The newest"
+    return f"There is no run {name!r}. {which}: {told}. `trimtab compare` alone lists all of them."
 
 
 def _check(seen: "Sequence[Seen]", wanted: "Sequence[str]") -> None:
@@ -114,7 +144,7 @@ def print_runs(seen: "Sequence[Seen]", metric: "Sequence[str]") -> None:
     """
     from trimtab.report.comparison import cell, columns, differing
 
-    names = [r.name if r.status == "FINISHED" else f"{r.name} ({r.status.lower()})" for r in seen]
+    names = [_named(run.name, run.status) for run in seen]
     of_run = {axis: [run.params.get(axis, "–") for run in seen] for axis in differing(seen, _AXES)}
     told = {c.title: [cell(run, c) for run in seen] for c in columns(seen, metric)}
     room = OUT.width - min(max(map(len, names), default=0), _WHOLE_NAME) - _GAP
@@ -124,6 +154,10 @@ def print_runs(seen: "Sequence[Seen]", metric: "Sequence[str]") -> None:
         if place:
             OUT.print()
         OUT.print(_table(names, of_run | {title: told[title] for title in titles}))
+
+
+def _named(name: str, status: str) -> str:
+    return name if status == "FINISHED" else f"{name} ({status.lower()})"
 
 
 def _width(title: str, cells: "Sequence[str]") -> int:

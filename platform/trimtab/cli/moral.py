@@ -24,7 +24,7 @@ from trimtab.cli.run import (
     absolute,
     on_this_machine,
 )
-from trimtab.cli.train import Devices
+from trimtab.cli.train import Devices, Fractions
 
 if TYPE_CHECKING:
     from trimtab.report.tables import Cell
@@ -46,9 +46,6 @@ Model = Annotated[
 Layer = Annotated[
     int | None,
     typer.Option(help="The layer it reads.", show_default="what its folder says", min=0),
-]
-Fractions = Annotated[
-    str, typer.Option(help="Of the actions, in training and in validation; the rest is test.")
 ]
 Split = Annotated[
     str,
@@ -124,7 +121,9 @@ def align(
     strong: Strong = 0.1,
     min_rows: MinRows = 50,
     epochs: Annotated[int, typer.Option(help="Most passes over the training rows.", min=1)] = 50,
-    learning_rate: Annotated[float, typer.Option("--learning-rate", "--lr")] = 1e-4,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", "--lr", help="Of the optimiser.")
+    ] = 1e-4,
     batch: Annotated[int, typer.Option(help="Rows of a step.", min=1)] = 512,
     unit_scale: Annotated[
         bool,

@@ -138,6 +138,8 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
     if found.reused:
         OUT.print("Every trial had ended before; nothing was run.")
     OUT.print(_table(config, found))
+    if len(found.rows) > _SHOWN:
+        OUT.print(f"The first {_SHOWN} of {len(found.rows)} trials; the rest is in trials.parquet.")
     OUT.print()
     for row in found.rows:
         if row["error"]:
@@ -152,7 +154,7 @@ def _show(config: "SweepConfig", found: "Outcome") -> None:
         OUT.print(Text(f"{found.closing.says}\n"))
     for path in found.best:
         OUT.print(Text(f"Kept: {near(path)}"), soft_wrap=True)
-    OUT.print(Text(f"Figures and table: {near(found.folder)}"), soft_wrap=True)
+    OUT.print(Text(f"Figures and table of all trials: {near(found.folder)}"), soft_wrap=True)
     OUT.print(Text(f"\nMLflow run {found.run_id}, its trials below it:"), soft_wrap=True)
     OUT.print(Text(ui_command(found.tracking_uri), style="bold"), soft_wrap=True)
 

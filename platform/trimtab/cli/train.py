@@ -97,7 +97,10 @@ Penalty = Annotated[
 Epochs = Annotated[
     float | None, typer.Option(help="Passes over the training rows.", show_default="10")
 ]
-LearningRate = Annotated[float | None, typer.Option("--learning-rate", "--lr", show_default="3e-4")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option("--learning-rate", "--lr", help="Of the optimiser.", show_default="3e-4"),
+]
 BatchSize = Annotated[int | None, typer.Option(help="Rows of a step.", show_default="4096")]
 Draws = Annotated[int, typer.Option(help="Of the first weights and the rows' order.")]
 Start = Annotated[

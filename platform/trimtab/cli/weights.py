@@ -10,7 +10,9 @@ from trimtab.cli.run import AsJson
 
 
 def quantize(
-    model: Annotated[str, typer.Option(help="Hugging Face id, or a folder in its layout.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Hugging Face id, or a folder in its layout.")
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for the quantised model; must be new or empty.")
     ],

@@ -5,20 +5,16 @@ a wrong type or a broken rule is one error that names the key, what was given an
 A sweep file begins with `job:`, which says which record builds it; a job refuses the other kind.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
-from inspect import isclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trimtab.core.errors import ConfigError
+from trimtab.core.explain import explained
 from trimtab.core.hashing import content_hash
-
-SECRET: Final = "secret"
-"""The `PydanticCustomError` type of a value that must not be quoted in a message."""
 
 
 class Config(BaseModel):
@@ -83,12 +79,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} must be UTF-8, but byte {error.start} is not.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_said(error)}.") from error
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{path} must hold `key: value` lines, but holds a {type(tree).__name__}."
-        )
+        holds = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise ConfigError(f"{path} must hold `key: value` lines, but {holds}.")
     return tree
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """What is wrong and in which line; a character that YAML does not know has no line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def build(kind: type[AnyConfig], tree: dict[str, Any], where: str) -> AnyConfig:
@@ -103,41 +106,8 @@ def build(kind: type[AnyConfig], tree: dict[str, Any], where: str) -> AnyConfig:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(kind, dict(problem)) for problem in error.errors()]
-        raise ConfigError(
-            f"{where} is not a valid {kind.__name__}:\n  " + "\n  ".join(lines)
-        ) from error
-
-
-def _explain(kind: type[Config], problem: dict[str, Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(kind, problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
-        return f"`{key}` is not a known key; {hint}"
-    if problem["type"] == "missing":
-        return f"`{key}` is required"
-    if problem["type"] == SECRET:
-        return f"`{key}`: {problem['msg']}"
-    return f"`{key}`: {problem['msg']} (got {problem['input']!r})"
-
-
-def _fields_at(kind: type[Config], path: Sequence[str | int]) -> list[str]:
-    """The keys of the record that a path leads to; among records told apart by `kind`, of that one."""
-    among = [kind]
-    for part in path:
-        if part in among[0].model_fields:
-            inner = among[0].model_fields[str(part)].annotation
-            records = [c for c in (inner, *get_args(inner)) if isclass(c) and issubclass(c, Config)]
-        else:
-            records = [c for c in among if part in _kinds(c)]
-        among = records or among
-    return list(among[0].model_fields)
-
-
-def _kinds(record: type[Config]) -> tuple[Any, ...]:
-    return get_args(record.model_fields["kind"].annotation) if "kind" in record.model_fields else ()
+        lines = "\n  ".join(explained(kind, tree, error))
+        raise ConfigError(f"{where} is not a valid {kind.__name__}:\n  {lines}") from error
 
 
 def apply(tree: dict[str, Any], override: str) -> None:

@@ -277,10 +277,12 @@ def check_request(request: Request, num_layers: int) -> None:
     """Refuses what a model of so many layers cannot give.
 
     Raises:
-        ConfigError: a layer that the model does not have, none at all, or an unknown pooling.
+        ConfigError: a layer that the model does not have or twice, none, or an unknown pooling.
     """
     if not request.layers:
         raise ConfigError("At least one layer must be asked for.")
+    if len(set(request.layers)) < len(request.layers):
+        raise ConfigError(f"Each layer must be asked for once, but got {request.layers}.")
     for layer in request.layers:
         if not 0 <= layer < num_layers:
             raise ConfigError(

@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
+from trimtab.core.arms import ARM_KINDS
 from trimtab.core.files import writable_folder
 from trimtab.report.style import GREY, SMALL, TITLE, WIDTH, save
 
@@ -29,16 +30,6 @@ _PANEL: Final = 1.75
 """Inches of a panel's width, at least."""
 _CELL: Final = 0.21
 """Inches of a layer's height."""
-_PANELS: Final = (
-    "aligned",
-    "unaligned",
-    "delta",
-    "latent_direction",
-    "difference_of_means",
-    "random_latents",
-    "random_direction",
-)
-"""Left to right; other kinds follow."""
 _BASELINE: Final = "baseline"
 _LEAST_REACH: Final = 0.1
 """A net rate smaller than this has no strong colour, whatever the others are."""
@@ -115,7 +106,7 @@ def cells(trials: Sequence[Mapping[str, Any]]) -> list[Cell]:
             cell = found.setdefault(key, Cell(*key, float(row["share"]), {}))
             if cell.share >= float(row["share"]):
                 cell.measures.setdefault(matched["measure"], float(value))
-    places = {kind: place for place, kind in enumerate((_BASELINE, *_PANELS))}
+    places = {kind: place for place, kind in enumerate((_BASELINE, *ARM_KINDS))}
     return sorted(
         found.values(),
         key=lambda cell: (cell.layer, places.get(cell.kind, len(places)), cell.kind, cell.alpha),

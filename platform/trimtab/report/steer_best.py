@@ -9,14 +9,13 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
+from trimtab.core.arms import CONTROLS
 from trimtab.report.comparison import number
 from trimtab.report.steer import Cell, named
 from trimtab.report.style import GREY, SMALL, VIRTUE_COLOUR, new_figure, panel, say
 
 _ROW: Final = 0.28
 """Inches."""
-_CONTROLS: Final = ("unaligned", "random_latents", "random_direction")
-"""What has all of the blend but its aim. The other arms are edits to compare it with."""
 
 
 def best_figure(found: Sequence[Cell], layer: int, alpha: float) -> Figure:
@@ -70,7 +69,7 @@ def best_says(found: Sequence[Cell], layer: int, alpha: float) -> str:
     shown = {cell.kind: cell for cell in _shown(found, layer, alpha)}
     aligned = shown["aligned"]
     low, high = _interval(aligned)
-    controls = [_interval(cell) for kind, cell in shown.items() if kind in _CONTROLS]
+    controls = [_interval(cell) for kind, cell in shown.items() if kind in CONTROLS]
     if low <= 0 <= high:
         says = "No effect was found: the aligned blend's interval holds 0."
     else:

@@ -27,6 +27,8 @@ _FINISHED: Final = "finished"
 _LOG_SPAN: Final = 30.0
 _MOST_AXES: Final = 8
 _MOST_TICKS: Final = 6
+_APART: Final = 0.06
+"""Of an axis' height: two labels nearer than this would lie over each other."""
 _HEIGHT: Final = 2.8
 """Inches."""
 
@@ -117,6 +119,9 @@ def importance_bars(importance: Mapping[str, float], metric: str, num_trials: in
     if not importance:
         say(axes, "Too few finished trials to tell")
         return figure
+    if len(importance) == 1:
+        say(axes, "Only one setting varied")
+        return figure
     names = list(importance)[::-1]
     axes.barh(names, [importance[name] for name in names], color=VIRTUE_COLOUR, height=0.6)
     axes.set_xlim(0, 1)
@@ -176,7 +181,16 @@ def _scale(values: Sequence[Any]) -> _Scale:
     else:
         even = np.linspace(ends[0], ends[1], 4)
         shown = [float(x) for x in (np.exp(even) if logarithmic else even)]
-    return _Scale([place(v) for v in numbers], [(place(v), _said(v)) for v in shown])
+    return _Scale([place(v) for v in numbers], _apart([(place(v), _said(v)) for v in shown]))
+
+
+def _apart(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Without those too near to one that stays: both ends stay, then from below."""
+    kept, top = ticks[:1], ticks[-1]
+    for tick in ticks[1:-1]:
+        if min(tick[0] - kept[-1][0], top[0] - tick[0]) >= _APART:
+            kept.append(tick)
+    return kept if kept == ticks else [*kept, top]
 
 
 def _named_scale(values: Sequence[Any]) -> _Scale:
@@ -189,13 +203,14 @@ def _named_scale(values: Sequence[Any]) -> _Scale:
 
 
 def _said(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
+    said = f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
+    return said.replace("-", "−")
 
 
 def _wrapped(label: str) -> str:
     """A path over two lines, so that neighbours do not touch."""
-    head, dot, tail = label.replace("/", ".").rpartition(".")
-    return f"{head}\n{tail}" if dot else label
+    end = max(label.rfind("."), label.rfind("/"))
+    return f"{label[:end]}\n{label[end + 1 :]}" if end > 0 else label
 
 
 def _counted(rows: Sequence[Row], ended: Sequence[Row]) -> str:

@@ -58,8 +58,9 @@ def pareto_figure(
         axes.annotate(
             rows[i]["trial"],
             (rows[i][x], rows[i][y]),
-            xytext=(4, 4),
+            xytext=(5, 0),
             textcoords="offset points",
+            va="center",
             fontsize=SMALL - 0.5,
             color=GREY,
         )

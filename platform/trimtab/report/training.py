@@ -101,7 +101,9 @@ def quality_by_layer(found: ByLayer, subtitle: str) -> Figure:
     upper.legend(fontsize=SMALL - 0.5, frameon=False)
     panel(lower, "cross-entropy recovered")
     _by_layer(lower, found, "sae/ce_loss_score", "", "-")
-    lower.set_xlabel("layer", fontsize=SMALL + 1)
+    measured = lower if lower.lines else upper
+    measured.set_xlabel("layer", fontsize=SMALL + 1)
+    measured.tick_params(labelbottom=True)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels([upper, lower])
     return figure

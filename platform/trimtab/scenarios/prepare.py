@@ -10,12 +10,12 @@ Cost: the published file in a few seconds and well below 1.5 GB.
 import io
 import logging
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat
 
 from trimtab.core.config import Config
 from trimtab.core.errors import DataError, OutputError
@@ -33,6 +33,18 @@ _FORMAT = 1
 _log = logging.getLogger(__name__)
 
 
+def _leave_a_rest(fractions: tuple[float, float]) -> tuple[float, float]:
+    if sum(fractions) > 1:
+        raise ValueError("`training + validation <= 1` must hold; what is left is for testing")
+    return fractions
+
+
+Fractions = Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_leave_a_rest)]
+"""Of the rows, in training and in validation."""
+SplitSeed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What the split's generator takes."""
+
+
 class PrepareConfig(Config):
     """How a data file becomes scenarios."""
 
@@ -40,22 +52,13 @@ class PrepareConfig(Config):
     """A Social-Chemistry-101 file (tab-separated, 25 columns)."""
     source: str = Field(default="social-chemistry-101", min_length=1)
     """Name of the data set, kept in each row and shown by trackers."""
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: SplitSeed = 42
     """Seed of the split; published: 42."""
     split: Literal["position", "action"] = "position"
     """What is shuffled: the kept rows' positions (published), or the distinct action texts, so
     that no text is on two sides."""
-    fractions: tuple[NonNegativeFloat, NonNegativeFloat] = (0.8, 0.1)
+    fractions: Fractions = (0.8, 0.1)
     """Of the kept rows, in training and in validation; the rest is for testing."""
-
-    @model_validator(mode="after")
-    def _fractions_fit(self) -> "PrepareConfig":
-        if sum(self.fractions) > 1:
-            raise ValueError(
-                f"`training + validation <= 1` must hold, but got {self.fractions}; "
-                "what is left is for testing"
-            )
-        return self
 
 
 class Prepared(NamedTuple):

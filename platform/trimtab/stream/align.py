@@ -33,7 +33,7 @@ from trimtab.stream.latent_tables import latent_table, write
 from trimtab.stream.moral import TEST, TRAIN, VALIDATION, Opened
 from trimtab.stream.moral_config import AlignJob
 from trimtab.stream.moral_run import FIGURES, LATENTS, RESULT, MoralResult, Step, carry_out
-from trimtab.stream.train import CURVES
+from trimtab.stream.train_loop import CURVES
 
 ALIGN_VERSION: Final = 1
 """Raised whenever the same configuration begins to give other weights."""

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from trimtab.core.config import Config, JobConfig
 from trimtab.core.rows import SPLITS
 from trimtab.models.card import ModelConfig
+from trimtab.scenarios.prepare import Fractions, SplitSeed
 from trimtab.scenarios.prompts import PROMPT
 from trimtab.scenarios.subset import SubsetConfig
 
@@ -30,9 +31,9 @@ class DataConfig(Config):
     made (its own split then holds)."""
     split: Literal["position", "action"] = "position"
     """What is shuffled: row positions as published, or distinct action texts (no leak)."""
-    fractions: tuple[NonNegativeFloat, NonNegativeFloat] = (0.8, 0.1)
+    fractions: Fractions = (0.8, 0.1)
     """Of the actions, in training and in validation; the rest is for testing."""
-    seed: int = 42
+    seed: SplitSeed = 42
     """Seed of the split."""
     subset: SubsetConfig | None = Field(default_factory=SubsetConfig)
     """The diagnosis subset; null takes every row."""
@@ -129,6 +130,7 @@ class DiagnoseConfig(ExtractJob, JobConfig):
         twice = sorted({label for label in labels if labels.count(label) > 1})
         if twice:
             raise ValueError(
-                f"models must have different names, but {twice} occur twice; set `name`"
+                f"models must have different names, but {twice} occur twice; set `name` "
+                "(`--model NAME=ID`)"
             )
         return self

@@ -18,8 +18,9 @@ from trimtab.models.card import ModelCard
 from trimtab.stream.curves import load_curves
 from trimtab.stream.moral import Opened, opened
 from trimtab.stream.moral_config import MoralJob
-from trimtab.stream.train import CURVES, EXPERIMENT
+from trimtab.stream.train import EXPERIMENT
 from trimtab.stream.train_log import TrainLog
+from trimtab.stream.train_loop import CURVES
 from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri
 
 RESULT: Final = "result.json"

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from trimtab.core.arms import ArmKind
 from trimtab.core.errors import DataError
 from trimtab.core.poles import POLARITIES
 from trimtab.core.seeds import Seed
@@ -42,7 +43,7 @@ from trimtab.sae.folder import load_sae
 from trimtab.scenarios.prompts import prompts as prompts_of
 from trimtab.stream.config import ExtractConfig
 from trimtab.stream.scenarios import read
-from trimtab.stream.steer_config import NEEDS_POLES, ArmKind, SteerConfig
+from trimtab.stream.steer_config import NEEDS_POLES, SteerConfig
 
 _TOKEN_BUDGET: Final = 2_048
 _NUM_TYPICAL: Final = 256

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from trimtab.core.arms import ArmKind
 from trimtab.core.config import Config
 from trimtab.edits.align_config import AlignConfig
 from trimtab.edits.arms import BASELINE
@@ -26,18 +27,9 @@ from trimtab.stream.train_config import AllRows, EvaluateConfig
 LAYER: Final = "{layer}"
 """Where a layer's number goes in the path of a coder's folder."""
 
-ArmKind = Literal[
-    "aligned",
-    "unaligned",
-    "delta",
-    "latent_direction",
-    "difference_of_means",
-    "random_latents",
-    "random_direction",
-]
-NEEDS_UNALIGNED: Final = ("unaligned", "delta", "random_latents")
+NEEDS_UNALIGNED: Final[tuple[ArmKind, ...]] = ("unaligned", "delta", "random_latents")
 """Arms that cannot be made from the aligned coder alone."""
-NEEDS_POLES: Final = ("latent_direction", "difference_of_means")
+NEEDS_POLES: Final[tuple[ArmKind, ...]] = ("latent_direction", "difference_of_means")
 """Arms that are made from how the model sees virtues and vices."""
 
 

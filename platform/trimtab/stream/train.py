@@ -10,16 +10,13 @@ A training has one MLflow run and one folder, named by all that decides its weig
                    curves.parquet  every report: step, layer, metric, value
                    figures/
                    training.json   written last: held-out quality, rows, steps, seconds
-                   checkpoint/     while it is not finished: the trainer's state, curve and seconds
+                   checkpoint/     while it is not finished (`trimtab.stream.train_loop`)
 
 Said again, what is finished is reused, and what was cut short goes on from its checkpoint to the
 same bits, in the same run.
 """
 
-import json
-import math
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -36,7 +33,6 @@ from trimtab.models.card import ModelCard
 from trimtab.models.loading import describe
 from trimtab.report.training import draw_training
 from trimtab.sae.about import Loaded
-from trimtab.sae.checkpoint import FILE
 from trimtab.sae.coder import Sae
 from trimtab.sae.files import read_settings
 from trimtab.sae.folder import load_sae, save_sae
@@ -57,19 +53,18 @@ from trimtab.stream.coders import (
     starts,
     weights_hash,
 )
-from trimtab.stream.curves import Point, by_metric, load_curves, points, save_curves
+from trimtab.stream.curves import Point, by_metric, load_curves, save_curves
 from trimtab.stream.publish import git_commit, model_tags
 from trimtab.stream.tasks import resolved
 from trimtab.stream.train_config import TrainJob
 from trimtab.stream.train_log import TrainLog
+from trimtab.stream.train_loop import CURVES, Told, run_trainer
 from trimtab.track.mlflow import MlflowTracker, prepare_store, run_exists, sqlite_uri
 
 TRAINING_VERSION: Final = 1
 """Raised whenever the same configuration begins to give other weights."""
 EXPERIMENT: Final = "trimtab/sae"
 RESULT: Final = "training.json"
-CURVES: Final = "curves.parquet"
-SPENT: Final = "seconds.json"
 EXPORTS: Final = "sparsify"
 FIGURES: Final = "figures"
 
@@ -231,7 +226,7 @@ def _measured(
 def _trained(
     todo: _Todo, device: torch.device, log: TrainLog, report: Report
 ) -> tuple[dict[int, Sae], Result]:
-    """The loop: train, follow, and keep a state to go on from."""
+    """Trained to the end, with its curve beside it."""
     job = todo.job
     trainer = Trainer(
         todo.rows.train,
@@ -241,58 +236,18 @@ def _trained(
         device,
         {layer: one.sae for layer, one in todo.starts.items()},
     )
-    curves, seconds = _taken_up(todo.checkpoint, trainer)
-    began = saved = time.monotonic()
-    told = _Told(report, f"{todo.label}: train", job.train.epochs)
-    told(trainer.epochs_done)
-    for progress in trainer.run():
-        curves += points(progress.step, progress.metrics)
-        log.follow(curves)
-        told(progress.epoch)
-        now = time.monotonic()
-        if trainer.finished or now - saved >= 60 * job.checkpoint_minutes:
-            _keep(todo.checkpoint, trainer, curves, seconds + now - began)
-            saved = now
-    told.end()
-    save_curves(todo.folder / CURVES, curves)
+    told = Told(report, f"{todo.label}: train", job.train.epochs)
+    ran = run_trainer(trainer, todo.checkpoint, job.checkpoint_minutes, log.follow, told)
+    save_curves(todo.folder / CURVES, ran.curves)
     spent = Result(
         evaluate="",
         metrics={},
         rows=todo.num_rows,
         steps=trainer.steps,
         epochs=trainer.epochs_done,
-        seconds=seconds + time.monotonic() - began,
+        seconds=ran.seconds,
     )
     return trainer.saes, spent
-
-
-class _Told:
-    """Progress in whole epochs; done only when training is, whenever that is."""
-
-    def __init__(self, report: Report, stage: str, epochs: float) -> None:
-        self._report, self._stage, self._of = report, stage, math.ceil(epochs)
-
-    def __call__(self, epoch: float) -> None:
-        self._report(self._stage, min(int(epoch), self._of - 1), self._of)
-
-    def end(self) -> None:
-        self._report(self._stage, self._of, self._of)
-
-
-def _keep(folder: Path, trainer: Trainer, curves: Sequence[Point], seconds: float) -> None:
-    """Puts the present state in the last one's place; the trainer's own file decides, and is last."""
-    save_curves(writable_folder(folder) / CURVES, curves)
-    write_json(folder / SPENT, seconds)
-    trainer.save(folder)
-
-
-def _taken_up(folder: Path, trainer: Trainer) -> tuple[list[Point], float]:
-    """The curve up to where an earlier call came, and the seconds that it spent."""
-    if not (folder / FILE).is_file():
-        return [], 0.0
-    trainer.load(folder)
-    curves = [point for point in load_curves(folder / CURVES) if point.step <= trainer.steps]
-    return curves, float(json.loads((folder / SPENT).read_text("utf-8")))
 
 
 def _finished(folder: Path) -> Result | None:

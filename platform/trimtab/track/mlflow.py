@@ -20,7 +20,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 # MLflow reports its use to its makers from a background thread unless told not to before it is
 # imported. Runs here may concern sensitive data, or have no network: off unless the user says on.
@@ -150,23 +150,40 @@ def find_runs(uri: str, experiment: str, tags: Mapping[str, str]) -> list[Found]
         TrackError: the store does not answer.
     """
     query = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
-    found: list[ml.Run] = []
+    return list(search_runs(uri, query, (experiment,)))
+
+
+def search_runs(
+    uri: str,
+    query: str = "",
+    experiments: Sequence[str] = EXPERIMENTS,
+    order: Literal["ASC", "DESC"] = "ASC",
+) -> Iterator[Found]:
+    """The runs that MLflow's search finds, by the time of their start; read as they are taken.
+
+    Args:
+        query: MLflow's `filter_string`; the empty one finds every run.
+        experiments: names; one that is not there has no runs.
+        order: oldest or newest first.
+
+    Raises:
+        TrackError: the store does not answer.
+    """
     with _translated(uri):
         client = MlflowClient(tracking_uri=uri)
-        where = client.get_experiment_by_name(experiment)
-        token = None if where is not None else ""
+        found = [client.get_experiment_by_name(name) for name in experiments]
+        ids = [one.experiment_id for one in found if one is not None]
+        token = None if ids else ""
         while token != "":
-            assert where is not None
             page = client.search_runs(
-                [where.experiment_id],
+                ids,
                 query,
                 max_results=_RUNS_PER_CALL,
-                order_by=["attributes.start_time ASC"],
+                order_by=[f"attributes.start_time {order}"],
                 page_token=token,
             )
-            found += page
+            yield from map(_found, page)
             token = page.token or ""
-    return [_found(run) for run in found]
 
 
 def _found(run: ml.Run) -> Found:

@@ -31,8 +31,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
 
-from trimtab.core.config import SECRET, Config
+from trimtab.core.config import Config
 from trimtab.core.errors import JudgeError
+from trimtab.core.explain import SECRET
 from trimtab.core.seeds import Seed
 from trimtab.evaluation.judges.cache import Reply
 from trimtab.evaluation.judges.pace import Pace, retry_after
