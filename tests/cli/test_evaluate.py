@@ -110,6 +110,19 @@ def test_an_edit_is_judged_beside_the_unedited_model_and_found_again(
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
+def test_failed_verdicts_are_counted_and_the_commonest_reason_is_told(
+    run: Callable, toy: Path, made: Made, tmp_path: Path
+) -> None:
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", "rule")
+    said = run(*line, "--sae", made.coder, "--out", tmp_path, *QUICK)
+    assert said.code == 0, said.err
+    words = " ".join(said.out.split())
+    assert "4 verdicts failed" in words
+    assert "Most often: no rule knows the reference." in words
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_an_endpoint_that_dies_is_asked_for_the_rest_and_counted(
     run: Callable, toy: Path, made: Made, tmp_path: Path
 ) -> None:

@@ -86,9 +86,10 @@ Rows = Annotated[int, typer.Option(help="Most answers decoded side by side.", mi
 Draws = Annotated[int, typer.Option(help="Of drawn answers and of intervals.", min=0)]
 
 _LEGEND = """\
-{prompts} prompts, judged by {judge}; in brackets 95 % intervals. Net rate: wins less
-losses against the unedited model, of what was judged. Perplexity is under the
-unedited model. Failed verdicts are in no rate."""
+{prompts} prompts, judged by {judge}; in brackets 95 % intervals. Perplexity is under
+the unedited model. Failed verdicts are in no rate."""
+_NET = """\
+Net rate: wins less losses against the unedited model, of what was judged."""
 _USAGE = (
     "Judge: {asked:,.0f} cases answered, {cached:,.0f} from its cache, {unanswered:,.0f} unanswered; "
     "{attempts:,.0f} requests, {prompt_tokens:,.0f} tokens read, {completion_tokens:,.0f} written"
@@ -100,8 +101,8 @@ _FAILURES = frozenset(
     f"evaluation/{of}/all" for of in ("failed", "safety_failed", "emotion_failed")
 )
 _FAILED = """\
-{failed} verdicts failed: they are in no rate, mean or count. `failed` in
-scores.parquet and pairs.parquet says why each did."""
+{failed} verdicts failed: they are in no rate, mean or count. Most often:
+{why}. `failed` in scores.parquet and pairs.parquet says it of each."""
 
 
 def evaluate(
@@ -187,6 +188,8 @@ def run_evaluate(job: "EvaluateJob", *, as_json: bool = False) -> None:
     _print_failures(found)
     words = {"prompts": f"{found.prompts:,}", "judge": job.judge.kind}
     OUT.print(Text(_LEGEND.format(**words), style="dim"))
+    if len(arms) > 1:
+        OUT.print(Text(_NET, style="dim"))
     if found.judge:
         OUT.print(Text(_usage(found.judge)), soft_wrap=True)
     OUT.print(Text(f"  {show.near(found.folder)}"), soft_wrap=True)
@@ -259,7 +262,7 @@ def _usage(judge: "Mapping[str, float]") -> str:
 
 
 def _print_failures(found: "Evaluated") -> None:
-    """How many verdicts are missing, and where it stands why."""
+    """How many verdicts are missing, and why."""
     failed = sum(
         value
         for metrics in found.arms.values()
@@ -267,8 +270,18 @@ def _print_failures(found: "Evaluated") -> None:
         if name in _FAILURES
     )
     if failed:
-        said = _FAILED.format(failed=f"{failed:,.0f}")
+        said = _FAILED.format(failed=f"{failed:,.0f}", why=_commonest_failure(found.folder))
         OUT.print(Text(said, style="bold yellow"))
+
+
+def _commonest_failure(folder: Path) -> str:
+    import polars as pl
+
+    from trimtab.stream.evaluate import TABLES
+
+    whys = pl.concat([pl.read_parquet(folder / name, columns=["failed"]) for name in TABLES])
+    counts = whys.filter(pl.col("failed") != "").group_by("failed").len()
+    return counts.sort("len", "failed", descending=[True, False])["failed"][0]
 
 
 def _document(found: "Evaluated") -> dict[str, object]:

@@ -123,7 +123,7 @@ def check_coder(
     if found.model and not _same(found.model, model):
         raise CoderError(
             f"The autoencoder in {path} was trained on the model {found.model}, but {model} is to "
-            f"be steered. Give one that was trained on {model}."
+            f"be steered. Give one that was trained on {model}, or steer {found.model}."
         )
     if found.layer is not None and found.layer != layer:
         raise CoderError(
