@@ -5,11 +5,12 @@
     evaluated/NAME-HASH/scores.parquet, pairs.parquet, texts.parquet
                        result.json   written last: every arm's metrics
 
-Answers are made on Ray as the plan says, kept as they finish, and each known by all that made it; an
-endpoint's replies are kept too. Whoever starts again goes on from them, and a finished evaluation is
-reused. One in which the endpoint left cases unanswered is not finished: the same line asks for those
-again, and if that changes anything, it is another MLflow run. The same evaluation in two processes
-at once is refused, for it would be logged twice. Judging and perplexity run in the driver. MLflow has a run for the whole, with what the endpoint was asked and cost, and one below it
+Answers are made on Ray as the plan says, kept as they finish, and each known by all that made it;
+an endpoint's replies are kept too. Whoever starts again goes on from them, and a finished
+evaluation is reused. One in which the endpoint left cases unanswered is not finished: the same line
+asks for those again, and if that changes anything, it is another MLflow run. The same evaluation in
+two processes at once is refused, for it would be logged twice. Judging and perplexity run in the
+driver. MLflow has a run for the whole, with what the endpoint was asked and cost, and one below it
 for each arm. Sensitive texts stay in their folder.
 """
 
