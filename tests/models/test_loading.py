@@ -113,9 +113,10 @@ def test_a_damaged_folder_is_one_clear_error(
     assert str(folder) in str(caught.value)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
-        describe(spec(tmp_path / "nowhere"))
+@pytest.mark.parametrize("said", ["/nowhere", "./nowhere", "no/such/model", "nowhere/"])
+def test_a_folder_that_is_not_there_is_named(said: str) -> None:
+    with pytest.raises(ModelError, match=f"no model folder {said}"):
+        describe(ModelConfig(id=said))
 
 
 def test_a_hub_id_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,8 @@ def read_config(spec: ModelConfig) -> PretrainedConfig:
         ModelError: there is none, or transformers does not understand it.
     """
     folder = Path(spec.id).expanduser()
-    looks_like_path = spec.id.startswith((".", "/", "~")) or spec.id.count("/") > 1
+    marked = spec.id.startswith((".", "/", "~")) or spec.id.endswith("/")
+    looks_like_path = marked or spec.id.count("/") > 1
     if looks_like_path and not folder.is_dir():
         raise ModelError(
             f"There is no model folder {spec.id}. Give a folder or a hub id like org/name."
