@@ -279,6 +279,49 @@ def test_a_model_without_a_template_says_what_to_set(
     assert "no chat template" in result.err
 
 
+def test_a_base_model_of_the_nursery_is_refused_by_its_name_before_it_is_trained(
+    run: Callable, made: Made, tmp_path: Path
+) -> None:
+    line = ("evaluate", "--model", "nursery:base", "--judge", "nursery:guard")
+    result = run(*line, "--prompts", made.prompts, "--out", tmp_path / "out", "--num-gpus", 0)
+    assert result.code == 2
+    assert "nursery:base has no chat template. Set `template: raw` (`--raw`)" in " ".join(
+        result.err.split()
+    )
+    assert not (tmp_path / "out" / "nursery").exists()
+
+
+def test_answers_that_may_pass_the_context_are_warned_of_and_prompts_that_fill_it_refused(
+    run: Callable,
+    toy: Path,
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def planned(*_: object) -> None:
+        raise ConfigError("here decoding begins")
+
+    monkeypatch.setattr(stream_answers, "placement_for", planned)
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"id": "short", "prompt": "of"}, {"id": "middling", "prompt": "of " * 50}]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    line = ("evaluate", "--model", toy, "--prompts", prompts, "--judge", "rule", "--out", tmp_path)
+    line += ("--sae", made.coder, "--raw", "--num-gpus", 0, "--max-new-tokens")
+    fits = run(*line, 14)
+    assert "here decoding begins" in fits.err
+    assert "context" not in caplog.text
+    past = run(*line, 15)
+    assert "here decoding begins" in past.err
+    told = "1 of 2 prompts and `max_new_tokens` (15) together pass the model's context of 64"
+    assert caplog.text.count(told) == 1
+    assert "Lower `max_new_tokens` to 14" in caplog.text
+    prompts.write_text(json.dumps({"id": "long", "prompt": "of " * 70}) + "\n", "utf-8")
+    full = run(*line, 1)
+    assert full.code == 2
+    assert "'long' has 70 tokens, and the model's context is 64" in " ".join(full.err.split())
+
+
 def test_a_judge_of_the_nursery_is_made_like_any_model(
     run: Callable, toy: Path, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,6 +295,17 @@ def test_a_prompt_without_a_token_is_named() -> None:
         ask(known(loaded_toy()), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)
 
 
+def test_a_prompt_that_fills_the_context_is_named_and_one_with_room_is_asked() -> None:
+    whom = known(loaded_toy())
+    questions = [Question("short", "of " * 63), Question("long", "of " * 64)]
+    said = r"'long' has 64 tokens, and the model's context is 64\. Shorten it"
+    with pytest.raises(DataError, match=said):
+        ask(whom, questions, [BASELINE], Materials(), GREEDY)
+    room = ask(whom, questions[:1], [BASELINE], Materials(), GREEDY)
+    silent = ask(whom._replace(context=None), questions, [BASELINE], Materials(), GREEDY)
+    assert room == silent[:1]
+
+
 class Says:
     """A tokenizer that decodes to what it is told."""
 

@@ -558,6 +558,22 @@ def test_a_model_without_a_chat_template_says_which_option_to_set(
         refused(bare, tmp_path)
 
 
+def test_a_prompt_that_fills_the_context_is_refused_and_long_answers_are_warned_of(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    STUDY.prepare(configure(decoding={"template": "raw", "max_new_tokens": 59}), tmp_path, silent)
+    assert "context" not in caplog.text
+    STUDY.prepare(configure(decoding={"template": "raw", "max_new_tokens": 62}), tmp_path, silent)
+    assert caplog.text.count("together pass the model's context of 64") == 1
+    path = tmp_path / "prompts.jsonl"
+    rows = ({"id": f"p{i}", "prompt": "of " * (60 + i)} for i in range(6))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    config = configure(prompts={"kind": "jsonl", "path": path})
+    for look in (refused, lambda *given: STUDY.prepare(*given, silent)):
+        with pytest.raises(DataError, match=r"'p[45]' has 6[45] tokens, and the model's context"):
+            look(config, tmp_path)
+
+
 def test_a_judge_without_its_key_is_refused(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

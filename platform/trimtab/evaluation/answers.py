@@ -25,13 +25,13 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
 from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
-from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
+from trimtab.evaluation.decoding import DecodingConfig, question_tokens
 from trimtab.evaluation.generate import Row, Said, generate
 from trimtab.evaluation.judges.verdict import THINKS, THOUGHT
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
 from trimtab.models.engine import out_of_memory
-from trimtab.models.loading import LoadedModel
+from trimtab.models.loading import LoadedModel, context_of
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +71,21 @@ class Known(NamedTuple):
     """What coders call it; empty does not compare."""
     identity: str = ""
     """Names its weights, tokenizer and precision in keys."""
+    context: int | None = None
+    """Tokens that its positions were made for; None does not look."""
 
 
 def known(loaded: LoadedModel, name: str = "", identity: str = "") -> Known:
     """A loaded model; give an identity where answers are kept."""
     decoder = loaded.decoder
-    return Known(loaded.tokenizer, decoder.num_layers, decoder.d_model, name, identity)
+    context = context_of(loaded.model.config)
+    return Known(loaded.tokenizer, decoder.num_layers, decoder.d_model, name, identity, context)
 
 
 def described(card: ModelCard, tokenizer: PreTrainedTokenizerBase) -> Known:
     """A model by its card alone."""
     identity = content_hash(card.identity)
-    return Known(tokenizer, card.num_layers, card.d_model, card.id, identity)
+    return Known(tokenizer, card.num_layers, card.d_model, card.id, identity, card.context)
 
 
 class Speaker:
@@ -184,7 +187,7 @@ def ask(
         ConfigError: two arms of one name, or one that the model cannot carry.
         CoderError: a coder of another model.
         ModelError: no chat template, but one is asked for.
-        DataError: a question without a token.
+        DataError: a question without a token, or one that fills the model's context.
     """
     check_names(arms)
     for arm in arms:
@@ -192,8 +195,8 @@ def ask(
     identities = {arm.name: materials.identity(arm) for arm in arms}
     said = [model.identity, decoding.model_dump(mode="json")]
     asked = []
-    for question in questions:
-        tokens = prompt_tokens(model.tokenizer, question, decoding)
+    prompts = question_tokens(model.tokenizer, questions, decoding, model.context)
+    for question, tokens in zip(questions, prompts, strict=True):
         for arm in arms:
             made_by = [*said, question.id, tokens, arm.name, identities[arm.name]]
             asked.append(Asked(content_hash(made_by), question, arm, tokens))

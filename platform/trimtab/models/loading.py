@@ -85,6 +85,7 @@ def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
         dtype=dtype,
         tokenizer_hash=tokenizer_hash(tokenizer),
         precision=resolve_precision(config, spec.precision, dtype, spec.id),
+        context=context_of(config),
     )
     return card, tokenizer
 
@@ -197,6 +198,11 @@ def translated(spec: ModelConfig) -> Iterator[None]:
             + (f": {missing} is missing" if missing else "")
             + ". Download or save it again."
         ) from error
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """Tokens that a model's positions were made for, where its configuration says so."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def device_of(spec: ModelConfig) -> str:

@@ -29,7 +29,7 @@ from trimtab.core.config import Config
 from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.answers import Batch, Speaker, ask, batches, described
-from trimtab.evaluation.decoding import DecodingConfig
+from trimtab.evaluation.decoding import DecodingConfig, warn_of_length
 from trimtab.evaluation.prompts import Question
 from trimtab.models.allocator import keep_freed_memory
 from trimtab.models.card import ModelConfig
@@ -97,6 +97,8 @@ def answer_stream(
     report(len(asked) - sum(map(len, missing)), len(asked))
     rows: list[dict[str, Any]] = []
     if missing:
+        prompts = {one.question.id: one.tokens for batch in missing for one in batch}
+        warn_of_length(list(prompts.values()), config.decoding, card.context)
         with known_machine() as machine:
             plan = placement_for(spec, missing, config, machine)
             with ray_session():
