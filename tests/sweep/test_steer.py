@@ -418,6 +418,9 @@ def test_a_sound_trial_is_not_refused_and_its_cost_is_said(
     cost = STUDY.estimate(config, STUDY.survey(config, tmp_path))
     assert cost.seconds > 0
     assert cost.memory > 0
+    packed = config.model.model_copy(update={"precision": "nf4"})
+    in_four_bits = config.model_copy(update={"model": packed})
+    assert STUDY.estimate(in_four_bits, STUDY.survey(config, tmp_path)).memory < cost.memory
 
 
 def test_a_layer_that_the_model_lacks_is_refused(configure: Configure, tmp_path: Path) -> None:
