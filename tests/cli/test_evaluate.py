@@ -241,7 +241,14 @@ def test_an_evaluation_that_another_process_runs_now_is_refused(
         (("--sae", "{wide}"), "is of d_model=40"),
         (("--sae", "{rules}"), "An autoencoder is a folder"),
         (("--prompts", "nurserry"), "`nursery` or `flames`, but there is no file nurserry"),
+        (("--prompts", "nurserry"), "Did you mean `nursery`?"),
+        (("--prompts", "Flame"), "there is no file Flame. Did you mean `flames`?"),
+        (("--prompts", "own.jsonl"), "there is no file own.jsonl. Check its name."),
         (("--prompts", "{coder}"), "coder is a folder"),
+        (("--judge", "rul"), "rul is none that is known. Did you mean `rule`?"),
+        (("--judge", "Rules:{rules}"), "Did you mean `rule`?"),
+        (("--judge", "nursey:guard"), "Did you mean `nursery:`?"),
+        (("--judge", "nursery"), "Did you mean `nursery:`?"),
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:"), "must name a file of rules"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
@@ -268,6 +275,27 @@ def test_what_a_user_gets_wrong_is_one_message(
     assert says in " ".join(result.err.split())
     assert "Traceback" not in result.err
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize("judge", ["gpt2", "distilgpt2", "org/rule", "twin:gpt", "ruler"])
+def test_a_judge_that_may_be_a_model_is_taken_for_one(
+    run: Callable,
+    toy: Path,
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: str,
+) -> None:
+    def resolved(asked: LocalJudgeConfig, *_: object) -> None:
+        raise ConfigError(f"judged by {asked.model.id}.")
+
+    monkeypatch.setattr("trimtab.stream.evaluate.resolved_judge", resolved)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ruler").mkdir()
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", judge)
+    said = run(*line, "--out", tmp_path / "out", *QUICK)
+    named = tmp_path / judge if judge == "ruler" else judge
+    assert f"judged by {named}." in "".join(said.err.split("\n"))
 
 
 def test_a_model_without_a_template_says_what_to_set(
