@@ -245,12 +245,13 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
         answers(loaded, GREEDY, 1)
 
 
-def test_an_arm_that_breaks_the_model_is_named() -> None:
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED])
+def test_an_arm_that_breaks_the_model_is_named(decoding: DecodingConfig) -> None:
     loaded = loaded_toy()
     arm = Arm(name="huge", kind="blend", layer=1, alpha=1e38, coder="plain")
-    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE, arm], make_materials(), GREEDY)
+    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE, arm], make_materials(), decoding)
     with pytest.raises(ActivationError, match=r"prompt one under arm huge. Lower the arm's alpha"):
-        Speaker(loaded, make_materials(), GREEDY).answer(asked)
+        Speaker(loaded, make_materials(), decoding).answer(asked)
 
 
 def test_two_arms_of_one_name_are_refused() -> None:
