@@ -206,10 +206,13 @@ def context_of(config: PretrainedConfig) -> int | None:
 
 
 def device_of(spec: ModelConfig) -> str:
-    """The kind of device that a model is asked to run on: cpu or cuda."""
+    """The kind of device that a model is asked to run on: cpu or cuda.
+
+    Ray does not hide GPUs from a worker that gets none, so whoever asks for none is believed here.
+    """
     if spec.device != "auto":
         return spec.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() and spec.num_gpus != 0 else "cpu"
 
 
 def dtype_name(spec: ModelConfig, config: PretrainedConfig) -> str:
