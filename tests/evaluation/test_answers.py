@@ -232,14 +232,17 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
     from trimtab.evaluation import answers as module
 
     real = module.generate
+    failed: list[int] = []
 
     def small(model: object, rows: list, *rest: object) -> list:
         if len(rows) > 4:
+            failed.append(len(rows))
             raise RuntimeError("can't allocate memory: you tried to allocate 1 bytes")
         return real(model, rows, *rest)
 
     monkeypatch.setattr(module, "generate", small)
     assert share_equal(answers(loaded, GREEDY, 16), expected) == 1
+    assert failed == [12, 6]  # and the two other sixes are not tried
     monkeypatch.setattr(module, "generate", lambda *_: small(None, [0] * 5))
     with pytest.raises(ModelError, match="Out of memory with one answer of at most 12 tokens"):
         answers(loaded, GREEDY, 1)

@@ -14,6 +14,7 @@ how often two runs agree.
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -89,7 +90,11 @@ def described(card: ModelCard, tokenizer: PreTrainedTokenizerBase) -> Known:
 
 
 class Speaker:
-    """A model that answers under arms; finds half as many rows where memory is short."""
+    """A model that answers under arms.
+
+    After running out of memory it decodes at most half as many rows for the rest of its life: an
+    answer's keys and values grow, so it may be found out at the last token of a batch.
+    """
 
     def __init__(self, loaded: LoadedModel, materials: Materials, decoding: DecodingConfig) -> None:
         """Takes what is loaded; nothing runs yet.
@@ -99,6 +104,7 @@ class Speaker:
         """
         self.loaded, self.materials, self.decoding = loaded, materials, decoding
         self.stop = stop_tokens(loaded)
+        self._most_rows = sys.maxsize
 
     def answer(self, batch: Batch) -> list[Answer]:
         """The answers of a batch, in its order.
@@ -121,21 +127,23 @@ class Speaker:
         return [self._answer(one, words) for one, words in zip(batch, said, strict=True)]
 
     def _generate(self, rows: Sequence[Row]) -> list[Said]:
-        try:
-            return generate(self.loaded.model, rows, self.materials, self.decoding, self.stop)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            if len(rows) == 1:
-                raise ModelError(
-                    f"Out of memory with one answer of at most {self.decoding.max_new_tokens} tokens "
-                    f"to a prompt of {len(rows[0].prompt)}. Lower `max_new_tokens`, or use a smaller "
-                    "precision or a device with more memory."
-                ) from error
-        log.warning("Out of memory with %d rows: decoding them in two halves.", len(rows))
-        if self.loaded.decoder.device.type == "cuda":
-            torch.cuda.empty_cache()
         half = len(rows) // 2
+        if len(rows) <= self._most_rows:
+            try:
+                return generate(self.loaded.model, rows, self.materials, self.decoding, self.stop)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    raise ModelError(
+                        f"Out of memory with one answer of at most {self.decoding.max_new_tokens} "
+                        f"tokens to a prompt of {len(rows[0].prompt)}. Lower `max_new_tokens`, or use "
+                        "a smaller precision or a device with more memory."
+                    ) from error
+            self._most_rows = len(rows) - half
+            log.warning("Out of memory with %d rows: at most %d now.", len(rows), self._most_rows)
+            if self.loaded.decoder.device.type == "cuda":
+                torch.cuda.empty_cache()
         return self._generate(rows[:half]) + self._generate(rows[half:])
 
     def _answer(self, one: Asked, said: Said) -> Answer:
