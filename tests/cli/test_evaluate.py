@@ -241,7 +241,14 @@ def test_an_evaluation_that_another_process_runs_now_is_refused(
         (("--sae", "{wide}"), "is of d_model=40"),
         (("--sae", "{rules}"), "An autoencoder is a folder"),
         (("--prompts", "nurserry"), "`nursery` or `flames`, but there is no file nurserry"),
+        (("--prompts", "nurserry"), "Did you mean `nursery`?"),
+        (("--prompts", "Flame"), "there is no file Flame. Did you mean `flames`?"),
+        (("--prompts", "own.jsonl"), "there is no file own.jsonl. Check its name."),
         (("--prompts", "{coder}"), "coder is a folder"),
+        (("--judge", "rul"), "rul is none that is known. Did you mean `rule`?"),
+        (("--judge", "Rules:{rules}"), "Did you mean `rule`?"),
+        (("--judge", "nursey:guard"), "Did you mean `nursery:`?"),
+        (("--judge", "nursery"), "Did you mean `nursery:`?"),
         (("--judge", "https://localhost/v1"), "--judge-model"),
         (("--judge", "rule:"), "must name a file of rules"),
         (("--judge", "rule:nowhere"), "Rules must be one of"),
@@ -270,6 +277,27 @@ def test_what_a_user_gets_wrong_is_one_message(
     assert not list(tmp_path.rglob("result.json"))
 
 
+@pytest.mark.parametrize("judge", ["gpt2", "distilgpt2", "org/rule", "twin:gpt", "ruler"])
+def test_a_judge_that_may_be_a_model_is_taken_for_one(
+    run: Callable,
+    toy: Path,
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: str,
+) -> None:
+    def resolved(asked: LocalJudgeConfig, *_: object) -> None:
+        raise ConfigError(f"judged by {asked.model.id}.")
+
+    monkeypatch.setattr("trimtab.stream.evaluate.resolved_judge", resolved)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ruler").mkdir()
+    line = ("evaluate", "--model", toy, "--prompts", made.prompts, "--judge", judge)
+    said = run(*line, "--out", tmp_path / "out", *QUICK)
+    named = tmp_path / judge if judge == "ruler" else judge
+    assert f"judged by {named}." in "".join(said.err.split("\n"))
+
+
 def test_a_model_without_a_template_says_what_to_set(
     run: Callable, toy: Path, made: Made, tmp_path: Path
 ) -> None:
@@ -277,6 +305,49 @@ def test_a_model_without_a_template_says_what_to_set(
     result = run(*line, "--out", tmp_path / "out", "--num-gpus", 0)
     assert result.code == 2
     assert "no chat template" in result.err
+
+
+def test_a_base_model_of_the_nursery_is_refused_by_its_name_before_it_is_trained(
+    run: Callable, made: Made, tmp_path: Path
+) -> None:
+    line = ("evaluate", "--model", "nursery:base", "--judge", "nursery:guard")
+    result = run(*line, "--prompts", made.prompts, "--out", tmp_path / "out", "--num-gpus", 0)
+    assert result.code == 2
+    assert "nursery:base has no chat template. Set `template: raw` (`--raw`)" in " ".join(
+        result.err.split()
+    )
+    assert not (tmp_path / "out" / "nursery").exists()
+
+
+def test_answers_that_may_pass_the_context_are_warned_of_and_prompts_that_fill_it_refused(
+    run: Callable,
+    toy: Path,
+    made: Made,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def planned(*_: object) -> None:
+        raise ConfigError("here decoding begins")
+
+    monkeypatch.setattr(stream_answers, "placement_for", planned)
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"id": "short", "prompt": "of"}, {"id": "middling", "prompt": "of " * 50}]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    line = ("evaluate", "--model", toy, "--prompts", prompts, "--judge", "rule", "--out", tmp_path)
+    line += ("--sae", made.coder, "--raw", "--num-gpus", 0, "--max-new-tokens")
+    fits = run(*line, 14)
+    assert "here decoding begins" in fits.err
+    assert "context" not in caplog.text
+    past = run(*line, 15)
+    assert "here decoding begins" in past.err
+    told = "1 of 2 prompts and `max_new_tokens` (15) together pass the model's context of 64"
+    assert caplog.text.count(told) == 1
+    assert "Lower `max_new_tokens` to 14" in caplog.text
+    prompts.write_text(json.dumps({"id": "long", "prompt": "of " * 70}) + "\n", "utf-8")
+    full = run(*line, 1)
+    assert full.code == 2
+    assert "'long' has 70 tokens, and the model's context is 64" in " ".join(full.err.split())
 
 
 def test_a_judge_of_the_nursery_is_made_like_any_model(

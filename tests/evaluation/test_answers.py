@@ -232,25 +232,29 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch: pytest.MonkeyPatch) 
     from trimtab.evaluation import answers as module
 
     real = module.generate
+    failed: list[int] = []
 
     def small(model: object, rows: list, *rest: object) -> list:
         if len(rows) > 4:
+            failed.append(len(rows))
             raise RuntimeError("can't allocate memory: you tried to allocate 1 bytes")
         return real(model, rows, *rest)
 
     monkeypatch.setattr(module, "generate", small)
     assert share_equal(answers(loaded, GREEDY, 16), expected) == 1
+    assert failed == [12, 6]  # and the two other sixes are not tried
     monkeypatch.setattr(module, "generate", lambda *_: small(None, [0] * 5))
     with pytest.raises(ModelError, match="Out of memory with one answer of at most 12 tokens"):
         answers(loaded, GREEDY, 1)
 
 
-def test_an_arm_that_breaks_the_model_is_named() -> None:
+@pytest.mark.parametrize("decoding", [GREEDY, SAMPLED])
+def test_an_arm_that_breaks_the_model_is_named(decoding: DecodingConfig) -> None:
     loaded = loaded_toy()
     arm = Arm(name="huge", kind="blend", layer=1, alpha=1e38, coder="plain")
-    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE, arm], make_materials(), GREEDY)
+    asked = ask(known(loaded), QUESTIONS[:1], [BASELINE, arm], make_materials(), decoding)
     with pytest.raises(ActivationError, match=r"prompt one under arm huge. Lower the arm's alpha"):
-        Speaker(loaded, make_materials(), GREEDY).answer(asked)
+        Speaker(loaded, make_materials(), decoding).answer(asked)
 
 
 def test_two_arms_of_one_name_are_refused() -> None:
@@ -293,6 +297,17 @@ def test_a_chat_template_that_refuses_says_which_option_to_set(
 def test_a_prompt_without_a_token_is_named() -> None:
     with pytest.raises(DataError, match="Prompt 'blank' has no token"):
         ask(known(loaded_toy()), [Question("blank", " ")], [BASELINE], Materials(), GREEDY)
+
+
+def test_a_prompt_that_fills_the_context_is_named_and_one_with_room_is_asked() -> None:
+    whom = known(loaded_toy())
+    questions = [Question("short", "of " * 63), Question("long", "of " * 64)]
+    said = r"'long' has 64 tokens, and the model's context is 64\. Shorten it"
+    with pytest.raises(DataError, match=said):
+        ask(whom, questions, [BASELINE], Materials(), GREEDY)
+    room = ask(whom, questions[:1], [BASELINE], Materials(), GREEDY)
+    silent = ask(whom._replace(context=None), questions, [BASELINE], Materials(), GREEDY)
+    assert room == silent[:1]
 
 
 class Says:

@@ -61,6 +61,21 @@ def test_a_rows_tokens_do_not_depend_on_its_neighbours_or_its_place() -> None:
         assert together.draw(scores[[2, 0]])[0] == alone.draw(scores[2:3])[0]
 
 
+@pytest.mark.parametrize("decoding", [DRAWN, GREEDY])
+def test_logits_that_are_not_numbers_give_some_token_and_leave_other_rows_alone(
+    decoding: DecodingConfig,
+) -> None:
+    scores = logits(4, 0)
+    sound = Sampler(decoding, [Seed(3)], torch.ones(1, 1, dtype=torch.int64), 50).draw(scores[3:])
+    scores[0, 7], scores[1], scores[2, 9] = torch.nan, -torch.inf, torch.inf
+    sampler = Sampler(
+        decoding, [Seed(i) for i in range(4)], torch.ones(4, 1, dtype=torch.int64), 50
+    )
+    drawn = sampler.draw(scores).tolist()
+    assert all(0 <= token < 50 for token in drawn)
+    assert drawn[3] == sound.item()
+
+
 def test_draws_repeat_by_seed_and_differ_between_seeds() -> None:
     def drawn(seed: int) -> list[int]:
         sampler = Sampler(DRAWN, [Seed(seed)], torch.zeros(1, 1, dtype=torch.int64), 50)

@@ -14,7 +14,7 @@ from trimtab.models.blocks import find_decoder
 from trimtab.models.card import ModelConfig
 from trimtab.models.checkpoint import fingerprint
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import describe, load
+from trimtab.models.loading import describe, device_of, load
 from trimtab.models.registry import REGISTRY
 from trimtab.models.tokens import adds_bos, tokenise
 
@@ -30,6 +30,24 @@ def test_a_card_says_what_the_loaded_model_is(folder: Path) -> None:
     assert (card.num_layers, card.d_model) == (4, 32)
     assert (loaded.decoder.num_layers, loaded.decoder.d_model) == (4, 32)
     assert (card.label, card.architecture, card.group) == ("toy-llama", "llama", "other")
+    assert card.context == 64
+    assert card._replace(context=None).identity == card.identity
+
+
+@pytest.mark.parametrize(
+    ("fields", "device"),
+    [
+        ({}, "cuda"),
+        ({"num_gpus": 0.5}, "cuda"),
+        ({"num_gpus": 0.0}, "cpu"),
+        ({"device": "cpu"}, "cpu"),
+    ],
+)
+def test_whoever_asks_for_no_gpu_gets_none_where_there_is_one(
+    fields: dict[str, object], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of(spec(Path("toy"), **fields)) == device
 
 
 @pytest.mark.parametrize(("asked", "got"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)])

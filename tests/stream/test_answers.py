@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from armed_toys import make_arms, make_materials
+from armed_toys import D_MODEL, WIDTH, make_arms, make_materials
 
 from trimtab.core.errors import ActivationError, CoderError
-from trimtab.edits.arms import Arm, Coder, Materials
+from trimtab.edits.arms import BASELINE, Arm, Coder, Materials
 from trimtab.evaluation.answer_store import AnswerStore
 from trimtab.evaluation.answers import Speaker, answer_all, ask, described
 from trimtab.evaluation.decoding import DecodingConfig
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelConfig
-from trimtab.models.hardware import Machine, machine_of
+from trimtab.models.hardware import MARGIN, Machine, machine_of
 from trimtab.models.loading import describe, load
 from trimtab.stream.answers import AnswerConfig, answer_stream, placement_for
 from trimtab.stream.config import WorkerConfig
@@ -74,10 +74,23 @@ def test_a_coder_of_another_model_is_refused_before_anything_starts(
 
 def test_a_replica_has_whole_cards_or_none(toy_folder: Path) -> None:
     spec = ModelConfig(id=str(toy_folder))
-    asked = ask(described(*describe(spec)), QUESTIONS, make_arms(), make_materials(), DECODING)
+    materials = make_materials()
+    asked = ask(described(*describe(spec)), QUESTIONS, make_arms(), materials, DECODING)
     cards = machine_of("h100-80gb:4", 10**11)
-    assert placement_for(spec, [asked[:6]], CONFIG, cards).gpus_per_replica == 1
+    assert placement_for(spec, [asked[:6]], materials, CONFIG, cards).gpus_per_replica == 1
     host = Machine(None, 0, 0, 10**11, cores=2)
-    assert placement_for(spec, [asked[:6]], CONFIG, host).gpus_per_replica == 0
+    assert placement_for(spec, [asked[:6]], materials, CONFIG, host).gpus_per_replica == 0
     on_cpu = spec.model_copy(update={"device": "cpu"})
-    assert placement_for(on_cpu, [asked[:6]], CONFIG, cards).gpus_per_replica == 0
+    assert placement_for(on_cpu, [asked[:6]], materials, CONFIG, cards).gpus_per_replica == 0
+
+
+def test_a_replica_has_room_for_its_coders_too(toy_folder: Path) -> None:
+    spec = ModelConfig(id=str(toy_folder))
+    asked = ask(described(*describe(spec)), QUESTIONS, [BASELINE], Materials(), DECODING)
+    cards = machine_of("h100-80gb:4", 10**11)
+    alone, beside = (
+        placement_for(spec, [asked[:6]], materials, CONFIG, cards).needed_bytes
+        for materials in (Materials(), make_materials())
+    )
+    coder = 2 * WIDTH * D_MODEL + 2 * WIDTH + 2 * D_MODEL  # matrices, biases, thresholds, a centre
+    assert beside - alone == pytest.approx(MARGIN * 4 * (2 * coder + D_MODEL), abs=1)

@@ -418,6 +418,9 @@ def test_a_sound_trial_is_not_refused_and_its_cost_is_said(
     cost = STUDY.estimate(config, STUDY.survey(config, tmp_path))
     assert cost.seconds > 0
     assert cost.memory > 0
+    packed = config.model.model_copy(update={"precision": "nf4"})
+    in_four_bits = config.model_copy(update={"model": packed})
+    assert STUDY.estimate(in_four_bits, STUDY.survey(config, tmp_path)).memory < cost.memory
 
 
 def test_a_layer_that_the_model_lacks_is_refused(configure: Configure, tmp_path: Path) -> None:
@@ -556,6 +559,22 @@ def test_a_model_without_a_chat_template_says_which_option_to_set(
     bare = configure(model={"id": "nursery:base"}, decoding={}, prompts={"kind": "nursery"})
     with pytest.raises(ModelError, match="template: raw"):
         refused(bare, tmp_path)
+
+
+def test_a_prompt_that_fills_the_context_is_refused_and_long_answers_are_warned_of(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    STUDY.prepare(configure(decoding={"template": "raw", "max_new_tokens": 59}), tmp_path, silent)
+    assert "context" not in caplog.text
+    STUDY.prepare(configure(decoding={"template": "raw", "max_new_tokens": 62}), tmp_path, silent)
+    assert caplog.text.count("together pass the model's context of 64") == 1
+    path = tmp_path / "prompts.jsonl"
+    rows = ({"id": f"p{i}", "prompt": "of " * (60 + i)} for i in range(6))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    config = configure(prompts={"kind": "jsonl", "path": path})
+    for look in (refused, lambda *given: STUDY.prepare(*given, silent)):
+        with pytest.raises(DataError, match=r"'p[45]' has 6[45] tokens, and the model's context"):
+            look(config, tmp_path)
 
 
 def test_a_judge_without_its_key_is_refused(

@@ -1,5 +1,6 @@
 """`trimtab evaluate`: a model's answers, with and without an edit, judged."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,6 +97,9 @@ _USAGE = (
 )
 _UNANSWERED = "{} cases got no answer from the judge. The same line asks for them again."
 
+_WORDS = ("rule", "nursery:", "twin:")
+_NEAR = 0.75
+"""How alike a word and one of ours are at least; gpt2 and others without an owner are far off."""
 
 _FAILURES = frozenset(
     f"evaluation/{of}/all" for of in ("failed", "safety_failed", "emotion_failed")
@@ -209,8 +213,10 @@ def _prompts(prompts: str, data: str | None, *, public: bool) -> dict[str, Any]:
     path = Path(prompts).expanduser()
     if path.is_dir() or not path.exists():
         fault = f"{prompts} is a folder" if path.is_dir() else f"there is no file {prompts}"
+        near = get_close_matches(prompts.lower(), ("nursery", "flames"), n=1)
+        advice = f"Did you mean `{near[0]}`?" if near else "Check its name."
         raise ConfigError(
-            f"`--prompts` must be a JSONL file, `nursery` or `flames`, but {fault}. Check its name."
+            f"`--prompts` must be a JSONL file, `nursery` or `flames`, but {fault}. {advice}"
         )
     return {"kind": "jsonl", "path": absolute(prompts), "sensitive": not public}
 
@@ -244,6 +250,7 @@ def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
     if kind == "rule":
         return {"kind": "rule"} | ({"rules": absolute(rules)} if rules else {})
     if not judge.startswith(("http://", "https://")):
+        _check_word(judge, kind + colon)
         return {"kind": "local", "model": {"id": absolute(judge)}}
     if not model:
         raise ConfigError(
@@ -252,6 +259,20 @@ def _judge(judge: str, model: str, key: str, out: Path) -> dict[str, Any]:
         )
     asked = {"kind": "http", "url": judge, "model": model, "api_key_env": key}
     return asked | {"cache": out / "judged"}
+
+
+def _check_word(judge: str, word: str) -> None:
+    """Refuses what is nearly one of our words: as a model's id it would be looked for on the hub.
+
+    Args:
+        word: the judge up to its colon, if it has one.
+    """
+    near = get_close_matches(word.lower(), _WORDS, n=1, cutoff=_NEAR)
+    if near and word not in _WORDS and "/" not in word and not Path(judge).expanduser().exists():
+        raise ConfigError(
+            "`--judge` must be `rule`, `rule:FILE`, an endpoint like https://host/v1 or a model, but "
+            f"{judge} is none that is known. Did you mean `{near[0]}`?"
+        )
 
 
 def _usage(judge: "Mapping[str, float]") -> str:

@@ -115,6 +115,12 @@ class Materials:
             {name: v.to(device=device, dtype=dtype) for name, v in self.directions.items()},
         )
 
+    @property
+    def size(self) -> int:
+        """Numbers that all of it holds."""
+        coders = [tensor for coder in self.coders.values() for tensor in _tensors(coder.sae)]
+        return sum(tensor.numel() for tensor in (*coders, *self.directions.values()))
+
     @cached_property
     def hashes(self) -> dict[str, str]:
         """Content hash of each coder and direction, by name; about 1 GB/s, once."""

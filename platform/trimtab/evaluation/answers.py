@@ -14,6 +14,7 @@ how often two runs agree.
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -25,13 +26,13 @@ from trimtab.core.hashing import content_hash
 from trimtab.core.seeds import Seed
 from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
-from trimtab.evaluation.decoding import DecodingConfig, prompt_tokens
+from trimtab.evaluation.decoding import DecodingConfig, question_tokens
 from trimtab.evaluation.generate import Row, Said, generate
 from trimtab.evaluation.judges.verdict import THINKS, THOUGHT
 from trimtab.evaluation.prompts import Question
 from trimtab.models.card import ModelCard
 from trimtab.models.engine import out_of_memory
-from trimtab.models.loading import LoadedModel
+from trimtab.models.loading import LoadedModel, context_of
 
 log = logging.getLogger(__name__)
 
@@ -71,22 +72,29 @@ class Known(NamedTuple):
     """What coders call it; empty does not compare."""
     identity: str = ""
     """Names its weights, tokenizer and precision in keys."""
+    context: int | None = None
+    """Tokens that its positions were made for; None does not look."""
 
 
 def known(loaded: LoadedModel, name: str = "", identity: str = "") -> Known:
     """A loaded model; give an identity where answers are kept."""
     decoder = loaded.decoder
-    return Known(loaded.tokenizer, decoder.num_layers, decoder.d_model, name, identity)
+    context = context_of(loaded.model.config)
+    return Known(loaded.tokenizer, decoder.num_layers, decoder.d_model, name, identity, context)
 
 
 def described(card: ModelCard, tokenizer: PreTrainedTokenizerBase) -> Known:
     """A model by its card alone."""
     identity = content_hash(card.identity)
-    return Known(tokenizer, card.num_layers, card.d_model, card.id, identity)
+    return Known(tokenizer, card.num_layers, card.d_model, card.id, identity, card.context)
 
 
 class Speaker:
-    """A model that answers under arms; finds half as many rows where memory is short."""
+    """A model that answers under arms.
+
+    After running out of memory it decodes at most half as many rows for the rest of its life: an
+    answer's keys and values grow, so it may be found out at the last token of a batch.
+    """
 
     def __init__(self, loaded: LoadedModel, materials: Materials, decoding: DecodingConfig) -> None:
         """Takes what is loaded; nothing runs yet.
@@ -96,6 +104,7 @@ class Speaker:
         """
         self.loaded, self.materials, self.decoding = loaded, materials, decoding
         self.stop = stop_tokens(loaded)
+        self._most_rows = sys.maxsize
 
     def answer(self, batch: Batch) -> list[Answer]:
         """The answers of a batch, in its order.
@@ -118,21 +127,23 @@ class Speaker:
         return [self._answer(one, words) for one, words in zip(batch, said, strict=True)]
 
     def _generate(self, rows: Sequence[Row]) -> list[Said]:
-        try:
-            return generate(self.loaded.model, rows, self.materials, self.decoding, self.stop)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            if len(rows) == 1:
-                raise ModelError(
-                    f"Out of memory with one answer of at most {self.decoding.max_new_tokens} tokens "
-                    f"to a prompt of {len(rows[0].prompt)}. Lower `max_new_tokens`, or use a smaller "
-                    "precision or a device with more memory."
-                ) from error
-        log.warning("Out of memory with %d rows: decoding them in two halves.", len(rows))
-        if self.loaded.decoder.device.type == "cuda":
-            torch.cuda.empty_cache()
         half = len(rows) // 2
+        if len(rows) <= self._most_rows:
+            try:
+                return generate(self.loaded.model, rows, self.materials, self.decoding, self.stop)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    raise ModelError(
+                        f"Out of memory with one answer of at most {self.decoding.max_new_tokens} "
+                        f"tokens to a prompt of {len(rows[0].prompt)}. Lower `max_new_tokens`, or use "
+                        "a smaller precision or a device with more memory."
+                    ) from error
+            self._most_rows = len(rows) - half
+            log.warning("Out of memory with %d rows: at most %d now.", len(rows), self._most_rows)
+            if self.loaded.decoder.device.type == "cuda":
+                torch.cuda.empty_cache()
         return self._generate(rows[:half]) + self._generate(rows[half:])
 
     def _answer(self, one: Asked, said: Said) -> Answer:
@@ -184,7 +195,7 @@ def ask(
         ConfigError: two arms of one name, or one that the model cannot carry.
         CoderError: a coder of another model.
         ModelError: no chat template, but one is asked for.
-        DataError: a question without a token.
+        DataError: a question without a token, or one that fills the model's context.
     """
     check_names(arms)
     for arm in arms:
@@ -192,8 +203,8 @@ def ask(
     identities = {arm.name: materials.identity(arm) for arm in arms}
     said = [model.identity, decoding.model_dump(mode="json")]
     asked = []
-    for question in questions:
-        tokens = prompt_tokens(model.tokenizer, question, decoding)
+    prompts = question_tokens(model.tokenizer, questions, decoding, model.context)
+    for question, tokens in zip(questions, prompts, strict=True):
         for arm in arms:
             made_by = [*said, question.id, tokens, arm.name, identities[arm.name]]
             asked.append(Asked(content_hash(made_by), question, arm, tokens))

@@ -4,6 +4,8 @@ The released study decodes its baseline by other settings than its steered answe
 confounds the two; here the settings stand in one record, and the baseline is an arm (METHODS 1.9).
 """
 
+import logging
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from jinja2 import TemplateError
@@ -13,6 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from trimtab.core.config import Config
 from trimtab.core.errors import DataError, ModelError
 from trimtab.evaluation.prompts import Question
+
+log = logging.getLogger(__name__)
 
 FLAMES_SYSTEM = "你是一个乐于助人的助手。"
 
@@ -48,6 +52,51 @@ class DecodingConfig(Config):
     def flames(cls) -> "DecodingConfig":
         """The study's settings for steered answers, here for the baseline too (METHODS 1.9)."""
         return cls(system=FLAMES_SYSTEM)
+
+
+def question_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    decoding: DecodingConfig,
+    context: int | None,
+) -> list[list[int]]:
+    """Each question as the model reads it, with room for an answer behind it.
+
+    Args:
+        context: tokens that the model's positions were made for; None does not look.
+
+    Raises:
+        ModelError: as `prompt_tokens`.
+        DataError: a question without a token, or with so many that it fills the context.
+    """
+    found = [prompt_tokens(tokenizer, question, decoding) for question in questions]
+    for question, tokens in zip(questions, found, strict=True):
+        if context is not None and len(tokens) >= context:
+            raise DataError(
+                f"A prompt must leave room for its answer, but {question.id!r} has {len(tokens):,} "
+                f"tokens, and the model's context is {context:,}. Shorten it, or leave it out."
+            )
+    return found
+
+
+def warn_of_length(
+    prompts: Sequence[Sequence[int]], decoding: DecodingConfig, context: int | None
+) -> None:
+    """Says how many answers may run past the context; models with rotary positions go on, poorly."""
+    if context is None:
+        return
+    most = decoding.max_new_tokens
+    past = [len(tokens) for tokens in prompts if len(tokens) + most > context]
+    if past:
+        log.warning(
+            "%d of %d prompts and `max_new_tokens` (%d) together pass the model's context of %d "
+            "tokens: what is said beyond it may be poor. Lower `max_new_tokens` to %d, which fits.",
+            len(past),
+            len(prompts),
+            most,
+            context,
+            context - max(past),
+        )
 
 
 def prompt_tokens(

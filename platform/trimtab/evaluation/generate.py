@@ -109,9 +109,8 @@ class _Decode:
         seeds = [row.seed for row in self.rows]
         sampler = Sampler(self.decoding, seeds, prompts, logits.shape[-1])
         for left in reversed(range(self.decoding.max_new_tokens)):
-            self._check(logits)
             drawn = sampler.draw(logits)
-            going = self._take(drawn.tolist(), last=left == 0)
+            going = self._take(self._told(drawn, logits), last=left == 0)
             if not going:
                 break
             if len(going) < len(drawn):
@@ -139,13 +138,14 @@ class _Decode:
         self.running = [self.running[place] for place in going]
         return going
 
-    def _check(self, logits: Tensor) -> None:
+    def _told(self, drawn: Tensor, logits: Tensor) -> list[int]:
+        """A step's tokens, and whether they were drawn from numbers, in one wait for the device."""
         finite = logits.amax(dim=-1).isfinite()
-        if bool(finite.all()):
-            return
-        place = int((~finite).nonzero()[0])
-        row = self.rows[self.running[place]]
-        raise ActivationError(
-            f"The model gave logits that are not numbers for {row.name}. Lower the arm's alpha "
-            f"({row.arm.alpha}), or load the model in a wider dtype."
-        )
+        tokens, are_numbers = torch.stack([drawn, finite.to(drawn)]).tolist()
+        if not all(are_numbers):
+            row = self.rows[self.running[are_numbers.index(0)]]
+            raise ActivationError(
+                f"The model gave logits that are not numbers for {row.name}. Lower the arm's alpha "
+                f"({row.arm.alpha}), or load the model in a wider dtype."
+            )
+        return tokens

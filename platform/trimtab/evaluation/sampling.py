@@ -51,7 +51,7 @@ class Sampler:
             self._uniform = torch.from_numpy(np.stack(drawn)).to(prompts.device)
 
     def draw(self, logits: Float[Tensor, "rows vocabulary"]) -> Int[Tensor, " rows"]:
-        """The next token of each row."""
+        """The next token of each row; any token, where its logits are not numbers."""
         scores = logits.float()
         if self._said is not None:
             scores = penalised(scores, self._said, self._decoding.repetition_penalty)
@@ -101,5 +101,6 @@ def invert(
     kept = cumulative - ordered < top_p
     mass = torch.where(kept, cumulative, 0).amax(dim=-1)
     below = cumulative <= (uniform * mass)[:, None]
-    place = torch.minimum(below.sum(dim=-1), kept.sum(dim=-1) - 1)
+    last = (kept.sum(dim=-1) - 1).clamp(min=0)  # of what is no number, nothing is kept
+    place = torch.minimum(below.sum(dim=-1), last)
     return tokens.gather(1, place[:, None])[:, 0]

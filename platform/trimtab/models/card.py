@@ -69,6 +69,8 @@ class ModelCard(NamedTuple):
     """Content hash of the tokenizer."""
     precision: str = ""
     """What its weights are held in: a dtype, nf4, mxfp4, ...; empty in records that are older."""
+    context: int | None = None
+    """Tokens that its positions were made for; None where its configuration does not say."""
 
     @property
     def identity(self) -> dict[str, str | int]:

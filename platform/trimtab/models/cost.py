@@ -49,6 +49,8 @@ class Work(NamedTuple):
     as fit for a streamed one, whose weights pass once per block of prompts."""
     longest: int = 128
     """Most tokens of one prompt."""
+    beside: int = 0
+    """Bytes that each card holds besides the model: coders that are put on it."""
 
 
 class Need(NamedTuple):
@@ -62,6 +64,8 @@ class Need(NamedTuple):
     """One batch inside a block."""
     hidden: int
     """Hidden states of a block of prompts."""
+    beside: int
+    """Coders that are put on the model."""
 
     @property
     def total(self) -> int:
@@ -103,6 +107,7 @@ def need(
         dequantised=2 * weights.largest_block.experts if packed else 0,
         activations=weights.activation_bytes(tokens, work.longest),
         hidden=hidden,
+        beside=work.beside,
     )
 
 

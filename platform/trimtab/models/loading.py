@@ -85,6 +85,7 @@ def describe(spec: ModelConfig) -> tuple[ModelCard, PreTrainedTokenizerBase]:
         dtype=dtype,
         tokenizer_hash=tokenizer_hash(tokenizer),
         precision=resolve_precision(config, spec.precision, dtype, spec.id),
+        context=context_of(config),
     )
     return card, tokenizer
 
@@ -199,11 +200,19 @@ def translated(spec: ModelConfig) -> Iterator[None]:
         ) from error
 
 
+def context_of(config: PretrainedConfig) -> int | None:
+    """Tokens that a model's positions were made for, where its configuration says so."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def device_of(spec: ModelConfig) -> str:
-    """The kind of device that a model is asked to run on: cpu or cuda."""
+    """The kind of device that a model is asked to run on: cpu or cuda.
+
+    Ray does not hide GPUs from a worker that gets none, so whoever asks for none is believed here.
+    """
     if spec.device != "auto":
         return spec.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if torch.cuda.is_available() and spec.num_gpus != 0 else "cpu"
 
 
 def dtype_name(spec: ModelConfig, config: PretrainedConfig) -> str:

@@ -88,8 +88,7 @@ def place(
     Raises:
         ModelError: what was asked for does not fit, or cannot be had together.
     """
-    to_nf4 = precision == "nf4" and weights.published != "mxfp4"
-    held: Precision = "nf4" if to_nf4 else weights.published
+    held = weights.held_as(precision)
     question = Question(weights, work, machine, held, source, num_gpus)
     _check(question, name)
     found = next(filter(None, (fit(question, way) for way in ways(question))), None)

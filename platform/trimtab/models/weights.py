@@ -12,7 +12,7 @@ Cost: building 235B on the meta device takes 1.5 s and 0.4 GB. METHODS 4; LOADIN
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -67,6 +67,10 @@ class Weights(NamedTuple):
     def flops_per_token(self) -> int:
         """Multiplications and additions of the blocks for one token; no head, no scores."""
         return 2 * self.computed_in_blocks
+
+    def held_as(self, precision: Literal["published", "nf4"]) -> Precision:
+        """What its weights are in where they are held; MXFP4 stays what it is."""
+        return self.published if self.published == "mxfp4" or precision != "nf4" else "nf4"
 
     def activation_bytes(self, tokens: int, longest: int) -> int:
         """Most bytes of one batch inside a block, hidden states apart.

@@ -29,7 +29,7 @@ from trimtab.core.config import Config
 from trimtab.edits.arms import Arm, Materials
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.answers import Batch, Speaker, ask, batches, described
-from trimtab.evaluation.decoding import DecodingConfig
+from trimtab.evaluation.decoding import DecodingConfig, warn_of_length
 from trimtab.evaluation.prompts import Question
 from trimtab.models.allocator import keep_freed_memory
 from trimtab.models.card import ModelConfig
@@ -97,8 +97,10 @@ def answer_stream(
     report(len(asked) - sum(map(len, missing)), len(asked))
     rows: list[dict[str, Any]] = []
     if missing:
+        prompts = {one.question.id: one.tokens for batch in missing for one in batch}
+        warn_of_length(list(prompts.values()), config.decoding, card.context)
         with known_machine() as machine:
-            plan = placement_for(spec, missing, config, machine)
+            plan = placement_for(spec, missing, materials, config, machine)
             with ray_session():
                 there = len(asked) - sum(map(len, missing))
                 for row in _run(missing, spec, materials, config, store.folder, plan):
@@ -115,15 +117,21 @@ def answer_stream(
 
 
 def placement_for(
-    spec: ModelConfig, todo: Sequence[Batch], config: AnswerConfig, machine: Machine
+    spec: ModelConfig,
+    todo: Sequence[Batch],
+    materials: Materials,
+    config: AnswerConfig,
+    machine: Machine,
 ) -> ModelPlan:
-    """How the model runs: whole on whole cards, as many copies as shorten the run.
+    """How the model runs, its coders beside it: whole on whole cards, as many copies as shorten
+    the run.
 
     Raises:
         ModelError: it does not fit.
     """
     longest = max(len(batch[0].tokens) for batch in todo) + config.decoding.max_new_tokens
     answers = sum(map(len, todo))
+    weights = weigh(config_of(spec), spec.dtype)
     work = Work(
         prompts=answers,
         tokens=answers * longest,
@@ -131,11 +139,12 @@ def placement_for(
         token_budget=config.rows * longest,
         block_prompts=config.rows,
         longest=longest,
+        beside=materials.size * (4 if weights.published == "float32" else 2),
     )
 
     def placed(num_gpus: float | None) -> ModelPlan:
         return place(
-            weigh(config_of(spec), spec.dtype),
+            weights,
             work,
             machine,
             precision=spec.precision,

@@ -40,7 +40,7 @@ from trimtab.stream.evaluate_config import EditConfig, EvaluateJob
 from trimtab.stream.publish import flat, git_commit
 from trimtab.stream.steer_arms import arm_name
 from trimtab.stream.steer_coders import check_coder
-from trimtab.stream.steer_facts import check_judge, resolved_judge
+from trimtab.stream.steer_facts import check_judge, check_prompts, resolved_judge
 from trimtab.stream.steer_prompts import name_of, read_prompts, source_of
 from trimtab.stream.steer_results import Metrics, of_arm
 from trimtab.stream.tasks import Report, resolved
@@ -137,9 +137,10 @@ def _judged(job: EvaluateJob, asked: _Asked, uri: str, report: Report) -> Evalua
 
 def _asked(job: EvaluateJob, out: Path, report: Report) -> _Asked:
     extract = ExtractJob(data=job.data, out=out)
+    questions = read_prompts(job.prompts, job.data, out)[: job.limit]
+    check_prompts(job.model, job.answers.decoding, questions)
     judge = resolved_judge(job.judge, extract, report)
     stamps = check_judge(judge, job.evaluation)
-    questions = read_prompts(job.prompts, job.data, out)[: job.limit]
     (spec,) = resolved((job.model,), extract, report)
     card = in_the_originals_place(describe(spec)[0])
     arms, materials = _arms(job.edit, card)

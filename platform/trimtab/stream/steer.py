@@ -30,7 +30,7 @@ from trimtab.core.progress import Report
 from trimtab.core.seeds import Seed
 from trimtab.evaluation.answer_store import Answer, AnswerStore
 from trimtab.evaluation.answers import Asked, Speaker, answer_all, ask, known
-from trimtab.evaluation.decoding import prompt_tokens
+from trimtab.evaluation.decoding import prompt_tokens, question_tokens, warn_of_length
 from trimtab.evaluation.fluency import answer_nll
 from trimtab.evaluation.judged import Answered, Judged, judge_answers
 from trimtab.evaluation.judges.build import JudgeConfig, asking, make_judge, usage_of
@@ -76,16 +76,16 @@ def make_ready(config: SteerConfig, out: Path, report: Report) -> tuple[Ready, M
     """Everything that trials need and none of them should make: model, coders, prompts checked.
 
     Raises:
-        TrimtabError: something the user can mend; a model without a chat template is named here,
-            before any answer.
+        TrimtabError: something the user can mend; a model without a chat template and a prompt that
+            fills its context are named here, before any answer.
     """
     job = ExtractJob(data=config.data, out=out)
     (spec,) = resolved((config.model,), job, report)
     card, tokenizer = describe(spec)
     card = in_the_originals_place(card)
     prompts = prompt_set(config, out)
-    for question in prompts.questions:
-        prompt_tokens(tokenizer, question, config.decoding)
+    tokens = question_tokens(tokenizer, prompts.questions, config.decoding, card.context)
+    warn_of_length(tokens, config.decoding, card.context)
     coders: dict[int, Folders] = {}
     if config.coders.kind == "made":
         from trimtab.stream.steer_made import made  # MLflow comes with it, which no trial needs

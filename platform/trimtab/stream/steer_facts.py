@@ -1,26 +1,29 @@
 """What is known of a steering sweep before a weight is read, and what is refused then.
 
 Prompts are read, the judge's files, key or model and the rubrics are looked for, the chat template
-is tried on every prompt, and the model is weighed on the meta device. A nursery model that is yet
-to be trained is known by its recipe.
+is tried on every prompt, which must leave room for its answer, and the model is weighed on the meta
+device. A nursery model that is yet to be trained is known by its recipe.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trimtab.core.errors import ModelError
 from trimtab.core.hashing import content_hash
 from trimtab.core.progress import Report
-from trimtab.evaluation.decoding import prompt_tokens
+from trimtab.evaluation.decoding import DecodingConfig, question_tokens
 from trimtab.evaluation.judged import EvaluationConfig
 from trimtab.evaluation.judges.build import JudgeConfig
 from trimtab.evaluation.judges.endpoint import HttpJudge, HttpJudgeConfig
 from trimtab.evaluation.judges.local import LocalJudgeConfig, rendered
 from trimtab.evaluation.judges.rubric import load_rubric
 from trimtab.evaluation.judges.rule import RuleJudgeConfig, load_rules
+from trimtab.evaluation.prompts import Question
+from trimtab.models.card import ModelConfig
 from trimtab.models.configs import config_of
 from trimtab.models.hardware import Machine
-from trimtab.models.loading import describe, read_tokenizer
+from trimtab.models.loading import context_of, describe, read_config, read_tokenizer
 from trimtab.models.nursery_fit import NurseryConfig, new_model
 from trimtab.models.weights import Weights, weigh
 from trimtab.stream import twins
@@ -54,27 +57,28 @@ def look(base: SteerConfig, out: Path) -> Facts:
     """
     check_judge(base.judge, base.evaluation)
     prompts = prompt_set(base, out)
-    _check_template(base, prompts)
+    check_prompts(base.model, base.decoding, prompts.questions)
     with known_machine() as machine:
         return Facts(weights_of(base, out), prompts, machine)
 
 
-def _check_template(base: SteerConfig, prompts: PromptSet) -> None:
-    """Refuses prompts that the model cannot be asked.
+def check_prompts(
+    model: ModelConfig, decoding: DecodingConfig, questions: Sequence[Question]
+) -> None:
+    """Refuses prompts that a model cannot be asked, as far as it is known before it is made.
 
     Raises:
         ModelError: a chat template is asked for, and there is none.
-        DataError: a prompt without a token.
+        DataError: a prompt without a token, or one that fills the model's context.
     """
-    if base.model.id == f"{NURSERY}base" and base.decoding.template == "chat":
+    if model.id == f"{NURSERY}base" and decoding.template == "chat":
         raise ModelError(
-            "nursery:base has no chat template. Set `decoding.template: raw` to give it the prompts "
-            "as they are, or steer nursery:instruct."
+            "nursery:base has no chat template. Set `template: raw` (`--raw`) to give it the prompts "
+            "as they are, or take nursery:instruct."
         )
-    if not base.model.id.startswith((NURSERY, TWIN)):
-        tokenizer = read_tokenizer(base.model)
-        for question in prompts.questions:
-            prompt_tokens(tokenizer, question, base.decoding)
+    if not model.id.startswith((NURSERY, TWIN)):
+        context = context_of(read_config(model))
+        question_tokens(read_tokenizer(model), questions, decoding, context)
 
 
 def width_of(trial: SteerConfig) -> int:

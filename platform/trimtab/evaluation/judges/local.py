@@ -29,7 +29,7 @@ from trimtab.evaluation.judges.rubric import Rubric
 from trimtab.evaluation.judges.verdict import Case, Verdict, failure
 from trimtab.models.batching import plan_batches
 from trimtab.models.card import ModelConfig
-from trimtab.models.loading import LoadedModel
+from trimtab.models.loading import LoadedModel, context_of
 from trimtab.models.readout import contiguous_head
 
 LEAD: Final = "Verdict:"
@@ -62,9 +62,8 @@ class LocalJudge:
         self._model: Any = loaded.model
         self._tokenizer = loaded.tokenizer
         self._label = label
-        context = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
         self._token_budget = token_budget
-        self._limit = min(token_budget, context or token_budget)
+        self._limit = min(token_budget, context_of(loaded.model.config) or token_budget)
 
     def identity(self) -> dict[str, str]:
         """See `Judge`."""

@@ -87,7 +87,7 @@ class SteerStudy:
         answers, longest = trial.rungs[-1] * len(told_arms(trial)), trial.decoding.max_new_tokens
         width = 4 if weights.published == "float32" else 2
         latents = _NUM_CODERS * 2 * width_of(trial) * weights.d_model
-        held = width * (weights.parameters + latents)
+        held = weights.parts.bytes_in(weights.held_as(trial.model.precision)) + width * latents
         if gpu is not None:
             rate = gpu.bandwidth * BANDWIDTH_EFFICIENCY
             seconds = math.ceil(answers / trial.rows) * longest * held / rate
