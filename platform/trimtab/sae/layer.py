@@ -87,7 +87,8 @@ class LayerTraining:
 
     def scaled(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
         """Raw activations as the coder in training sees them."""
-        x = x.to(self.sae.center.device, torch.float32) - self.sae.center
+        center = self.sae.center
+        x = x.to(center.device, torch.float32, non_blocking=True) - center
         return x if self.scale == 1 else x.div_(self.scale)
 
     def gradients(self, x: Float[Tensor, "n d_model"], work: Workspace) -> Terms:

@@ -74,7 +74,8 @@ class Trainer:
         if config.stop is not None and not validation:
             raise ConfigError("`stop` looks at validation rows, but there are none.")
         if isinstance(train, LayerRows):
-            train = MappedBatches(train, config.batch_size, seed.child("batches"))
+            pinned, draws = device.type == "cuda", seed.child("batches")
+            train = MappedBatches(train, config.batch_size, draws, pinned=pinned)
         self.config = config
         self.steps = 0
         self._train = train
