@@ -116,6 +116,12 @@ class LayerTraining:
         unit_rows(self.sae.W_dec)
         self._count(terms, norm, rows)
 
+    def let_go(self) -> None:
+        """Frees what only another step would need: three quarters of the memory."""
+        self.optimiser.state.clear()
+        for weight in self.weights.values():
+            weight.grad = None
+
     def dead(self) -> Dead | None:
         """The dead latents, where AuxK is on and there are any."""
         config = self.config

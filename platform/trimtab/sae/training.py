@@ -107,6 +107,16 @@ class Trainer:
         """
         return {layer: state.ready() for layer, state in self.layers.items()}
 
+    def hand_over(self) -> dict[int, Sae]:
+        """The coders, when there is no step to come: gradients, moments and buffers are let go of,
+        so that a model has room beside them.
+        """
+        saes = self.saes
+        for state in self.layers.values():
+            state.let_go()
+        self._work = Workspace()
+        return saes
+
     @property
     def epochs_done(self) -> float:
         """Passes over the training rows."""

@@ -201,7 +201,7 @@ class SaeRunning:
 
     def finish(self, folder: Path) -> Report:
         """See `Running`; held-out quality by layer, and the autoencoders."""
-        saes = self._trainer.saes
+        saes = self._trainer.hand_over()
         job, found = self._job, self._found
         quality = measure(job, found, self._rows.held_out, saes, lambda *_: None)
         for layer, sae in saes.items():
