@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from trimtab.core.errors import DataError, ModelError
 from trimtab.models.blocks import find_decoder
 from trimtab.models.card import ModelConfig
 from trimtab.models.checkpoint import fingerprint
 from trimtab.models.engine import Engine, Prompt, Request
-from trimtab.models.loading import describe, device_of, load
+from trimtab.models.loading import describe, device_of, load, load_weights
 from trimtab.models.registry import REGISTRY
 from trimtab.models.tokens import adds_bos, tokenise
 
@@ -70,6 +70,25 @@ def test_a_multimodal_checkpoint_gives_its_text_part(
         for decoder in (loaded.decoder, find_decoder(llama4_toy))
     )
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk", 1])
+def test_a_model_is_on_its_gpus_whole_or_not_at_all(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, place: str | int
+) -> None:
+    model = load(spec(folder)).model
+    model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 0, "model.layers.1": place}
+    told = model, {"missing_keys": set()}
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: told)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    if place == 1:
+        assert load_weights(spec(folder, device="cuda")) is model
+        return
+    with pytest.raises(
+        ModelError, match=r"into the 2 GPUs .* 1 of its parts did not, model.layers.1"
+    ):
+        load_weights(spec(folder, device="cuda"))
 
 
 def test_a_fingerprint_sees_one_changed_weight(folder: Path) -> None:

@@ -284,6 +284,34 @@ def test_auto_goes_from_the_device_to_the_disk_by_size() -> None:
         where("disk", 1, CPU, has_folder=False)
 
 
+def test_what_torch_keeps_of_a_gpu_for_its_next_tensors_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the states of a second block of prompts would leave the GPU for want of the first's."""
+    gpu = torch.device("cuda")
+    said = {"mem_get_info": (10, 80), "memory_reserved": 70, "memory_allocated": 20}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory(gpu) == 60
+    assert where("auto", 30, gpu, has_folder=True) == "device"
+    assert where("auto", 31, gpu, has_folder=True) == "host"
+
+
+def test_states_that_are_taken_up_on_the_host_are_pinned_for_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    files = StateFiles(tmp_path, SHAPES, torch.float32)
+    for number, shape in enumerate(SHAPES):
+        files.write(number, torch.zeros(shape))
+    files.turn()
+    for device in (CPU, torch.device("cuda", 0)):
+        States("host", device, files).resume(1)
+    files.close()
+    assert [tuple(x.shape) for x in pinned] == SHAPES
+
+
 def test_states_too_large_for_memory_go_through_the_disk_by_themselves(
     model: PreTrainedModel, whole: Extraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

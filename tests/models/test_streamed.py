@@ -1,10 +1,13 @@
 """Blocks that stream against blocks that were loaded: the same bits, each byte once."""
 
+import gc
 import json
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +23,8 @@ from trimtab.models.blocks import BlockSource, Start, find_decoder
 from trimtab.models.card import ModelConfig
 from trimtab.models.engine import Engine, Prompt, Request
 from trimtab.models.shards import Reader, checkpoint_files, read_headers
+from trimtab.models.slots import Slots
+from trimtab.models.states import States
 from trimtab.models.streamed import THREAD, StreamedDecoder, open_streamed
 
 CPU = torch.device("cpu")
@@ -307,3 +312,33 @@ def test_running_out_of_memory_halves_the_budget_of_a_stream(folder: Path) -> No
     engine = Engine(source, EVERY_LAYER, CPU)
     assert_same_bits(engine.extract(PROMPTS).pooled, narrow)
     assert engine.token_budget == 16
+
+
+def test_memory_that_the_reading_thread_lacks_is_free_before_the_next_try(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error and the frames that it passed through, states and all, hold one another."""
+    alive: list[weakref.ref[States]] = []
+    source = open_streamed(spec(folder, torch.bfloat16))
+    engine, fill = Engine(source, EVERY_LAYER, CPU), Slots.fill
+    states = engine._states
+
+    def noted(*args: Any) -> States:  # noqa: ANN401
+        assert not any(one() for one in alive), "the states of the first try are still there"
+        made = states(*args)
+        alive.append(weakref.ref(made))
+        return made
+
+    def tight(self: Slots, layer: int, *args: Any) -> None:  # noqa: ANN401
+        if layer == 2 and len(alive) == 1:
+            raise torch.OutOfMemoryError("no room")
+        fill(self, layer, *args)
+
+    monkeypatch.setattr(engine, "_states", noted)
+    monkeypatch.setattr(Slots, "fill", tight)
+    gc.disable()
+    try:
+        engine.extract(PROMPTS)
+    finally:
+        gc.enable()
+    assert len(alive) == 2

@@ -427,3 +427,20 @@ def test_coders_in_training_share_their_matrices_with_those_handed_out(
 ) -> None:
     training = trainer(config(), from_tensors({0: rows(60)}))
     assert training.saes[0].W_dec.data_ptr() == training.layers[0].sae.W_dec.data_ptr()
+
+
+@pytest.mark.parametrize("kind", ["topk", "jumprelu"])
+def test_coders_that_are_handed_over_leave_gradients_and_moments_behind(
+    config: Configure, rows: Draw, kind: Kind
+) -> None:
+    training = trainer(config(kind), from_tensors({0: rows(60), 4: rows(60)}))
+    last(training)
+    before = tensors(training)
+    saes = training.hand_over()
+    assert same(
+        {f"{k}/{name}": x for k, sae in saes.items() for name, x in sae.state_dict().items()},
+        before,
+    )
+    for layer, sae in saes.items():
+        assert all(weight.grad is None for weight in sae.parameters())
+        assert not training.layers[layer].optimiser.state

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from trimtab.core.errors import ConfigError, ModelError
 from trimtab.models.card import ModelConfig
-from trimtab.models.engine import Prompt
+from trimtab.models.engine import Prompt, Request
 from trimtab.models.hardware import Machine
 from trimtab.models.plan import ModelPlan
 from trimtab.store.layout import shard_path
@@ -103,6 +103,20 @@ def test_a_call_that_was_killed_while_writing_shards_reads_no_weight_again(
     ExtractBlocks(again, writer)(batch)
     assert path.read_bytes() == before
     assert again.engine.source.bytes_read > 0
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0.0, "cpu"), (0.25, "auto"), (2.0, "auto")])
+def test_a_worker_that_is_given_no_gpu_looks_for_none(
+    plain_config: DiagnoseConfig, a_plan: ModelPlan, gpus: float, device: str
+) -> None:
+    """Ray hides no GPU from a worker without one, and the plan has counted on the host's memory."""
+    spec = plain_config.models[0].model_copy(update={"device": "auto"})
+    request = Request(layers=(0,))
+    source = source_for(spec, request, plain_config, a_plan._replace(gpus_per_replica=gpus))
+    assert source.spec.device == device
+    on_card = spec.model_copy(update={"device": "cuda"})
+    source = source_for(on_card, request, plain_config, a_plan._replace(gpus_per_replica=gpus))
+    assert source.spec.device == "cuda"
 
 
 @given(

@@ -28,6 +28,7 @@ from transformers import PreTrainedModel
 from trimtab.models.blocks import locate_decoder
 
 aten = torch.ops.aten
+EMPTY: Final = torch.empty
 CPU: Final = torch.device("cpu")
 COPIES: Final = {aten.to, aten._to_copy, aten.copy_}
 ANYWHERE: Final = {*COPIES, aten._has_compatible_shallow_copy_type}
@@ -102,6 +103,7 @@ def pretend_gpus() -> Iterator[list[str]]:
         with (
             mock.patch.object(torch.cuda, "_lazy_init"),
             mock.patch.object(torch.__future__, overwrite, True),
+            mock.patch.object(torch, "empty", _unpinned),
             _Made(),
         ):
             yield _waits
@@ -123,6 +125,11 @@ def put(model: PreTrainedModel, gpus: int) -> None:
     places |= {"model.norm": last, "lm_head": last}
     skipped = model._skip_keys_device_placement
     dispatch_model(model, places, "cuda:0", skip_keys=skipped, force_hooks=True)
+
+
+def _unpinned(*size: Any, pin_memory: bool = False, **kwargs: Any) -> Tensor:  # noqa: ANN401
+    """For a thread that reads ahead, which knows nothing of `_Made`; pinning takes a GPU."""
+    return EMPTY(*size, **kwargs)
 
 
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401

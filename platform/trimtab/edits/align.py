@@ -139,11 +139,13 @@ class Alignment:
 
     def load(self, path: Path) -> None:
         """Takes up what `save` left, of an alignment that was begun alike."""
-        state = torch.load(path, map_location=self._sae.center.device, weights_only=True)
+        # To the CPU: there AdamW counts its steps, and what belongs elsewhere is moved below.
+        state = torch.load(path, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for parameter, value in zip(self.part.parameters, state["weights"], strict=True):
                 parameter.copy_(value)
-        self._kept, self.best = state["kept"], state["best"]
+        device = self._sae.center.device
+        self._kept, self.best = [one.to(device) for one in state["kept"]], state["best"]
         self.epochs = [Epoch(*epoch) for epoch in state["epochs"]]
         self._optimiser.load_state_dict(state["optimiser"])
         self._schedule.load_state_dict(state["schedule"])
@@ -245,7 +247,7 @@ def terms(
     found = part.rest.decode(rest) + z @ part.own.W_dec
     host = vector.cpu().numpy()
     drawn = pairs_of(host, limits.prototype_pairs, limits.prototype_min_rows, draw)
-    pairs = [(torch.from_numpy(i).to(x.device), torch.from_numpy(j).to(x.device)) for i, j in drawn]
+    pairs = [(_sent(i, x.device), _sent(j, x.device)) for i, j in drawn]
     return {
         "reconstruction": (found - x).square().mean(),
         "sparsity": (z.sum() + rest.sum()) / rest.numel(),
@@ -290,6 +292,10 @@ def _loss(
     return found | {"loss": loss}, loss
 
 
+def _sent(which: Int[np.ndarray, " _"], device: torch.device) -> Int[Tensor, " _"]:
+    return torch.from_numpy(which).to(device, non_blocking=True)
+
+
 class _Mean:
     """Means of named losses, weighted by rows."""
 
@@ -298,8 +304,9 @@ class _Mean:
         self._rows = 0
 
     def add(self, found: dict[str, Tensor], rows: int) -> None:
-        for name, value in found.items():
-            self._sums[name] = self._sums.get(name, 0.0) + rows * value.item()
+        values = torch.stack([*found.values()]).tolist()  # a GPU is waited for once
+        for name, value in zip(found, values, strict=True):
+            self._sums[name] = self._sums.get(name, 0.0) + rows * value
         self._rows += rows
 
     def mean(self) -> dict[str, float]:

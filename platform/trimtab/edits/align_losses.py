@@ -75,9 +75,9 @@ def prototype(
         pairs: for each dimension, the rows to compare.
         margin: what the product of the differences must exceed.
     """
-    found = []
+    found, has_latents = [], weights.any(1).tolist()
     for dimension, (i, j) in enumerate(pairs):
-        if len(i) and weights[dimension].any():
+        if len(i) and has_latents[dimension]:
             a, v = z @ weights[dimension], vector[:, dimension]
             found.append((margin - (v[i] - v[j]) * (a[i] - a[j])).relu().mean())
     return torch.stack(found).mean() if found else z.new_zeros(())

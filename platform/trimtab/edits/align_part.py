@@ -45,17 +45,16 @@ class Part:
         self.chosen = chosen
         self.kind = sae.config.kind
         self.unit = unit
-        sae = in_units(sae, unit)
-        self.rest = copy.deepcopy(sae)
-        # A latent with this bias is never active, so the rest is silent where the part speaks.
-        self.rest.b_enc[chosen.latents] = -math.inf
+        self.rest = in_units(sae, unit)
         width = len(chosen.latents)
         own = Sae(CoderConfig(kind=_PART[self.kind], width=width, k=1), sae.d_model)
         own.to(sae.center)
         with torch.no_grad():
             for name in ("W_enc", "b_enc", "W_dec", "threshold"):
-                getattr(own, name).copy_(getattr(sae, name)[chosen.latents])
-            own.center.copy_(sae.center)
+                getattr(own, name).copy_(getattr(self.rest, name)[chosen.latents])
+            own.center.copy_(self.rest.center)
+        # A latent with this bias is never active, so the rest is silent where the part speaks.
+        self.rest.b_enc[chosen.latents] = -math.inf
         own.b_dec.requires_grad_(False)
         self.own = own
         self._lengths = own.W_dec.detach().norm(dim=1, keepdim=True)

@@ -93,8 +93,8 @@ class Correlations:
 
     def finish(self, state: LatentMoments) -> Correlated:
         """The correlations themselves."""
-        r = pearson(state).numpy().reshape(self.sae.width, -1, NUM_POLES).swapaxes(0, 1)
-        return Correlated(r[0], r[1:], state.active.numpy(), state.count)
+        r = pearson(state).cpu().numpy().reshape(self.sae.width, -1, NUM_POLES).swapaxes(0, 1)
+        return Correlated(r[0], r[1:], state.active.cpu().numpy(), state.count)
 
 
 def correlate(

@@ -41,6 +41,11 @@ class ModelConfig(Config):
         """What runs and figures call it."""
         return self.name or self.id.rstrip("/").rsplit("/", 1)[-1]
 
+    def given(self, num_gpus: float) -> "ModelConfig":
+        """As a worker loads it that was given so many GPUs: from one without, Ray hides none."""
+        elsewhere = num_gpus > 0 or self.device != "auto"
+        return self if elsewhere else self.model_copy(update={"device": "cpu"})
+
 
 class ModelCard(NamedTuple):
     """What is known of a model without reading its weights."""

@@ -14,6 +14,7 @@ below the deepest layer per token. Equal to the model's ordinary forward on the 
 bit. With a folder a run that was cut short goes on after its last finished layer (`journal`).
 """
 
+import gc
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -139,6 +140,7 @@ class Engine:
                 if not out_of_memory(error):
                     raise
                 self._halve(max(len(prompt.tokens) for prompt in prompts), error)
+            gc.collect()  # an error of the reading thread and its frames hold one another
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 

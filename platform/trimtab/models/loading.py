@@ -94,8 +94,8 @@ def load(spec: ModelConfig) -> LoadedModel:
     """Reads the weights, onto their device, and finds the blocks.
 
     Raises:
-        ModelError: as `describe`, or the weights are missing or damaged, or the architecture
-            cannot be run block by block, or cannot be held in 4 bits.
+        ModelError: as `describe`, or the weights are missing or damaged, or do not fit into the
+            GPUs, or the architecture cannot be run block by block, or cannot be held in 4 bits.
         ConfigError: NF4 over a checkpoint that is quantised already.
     """
     model = load_weights(spec)
@@ -130,9 +130,23 @@ def load_weights(spec: ModelConfig) -> PreTrainedModel:
             f"The checkpoint {spec.id} lacks {len(info['missing_keys'])} weights of its architecture, "
             f"{sorted(info['missing_keys'])[0]} among them. Download or save it again."
         )
+    if device.type == "cuda":
+        _refuse_offloaded(model, spec)
     if plan.precision in FOUR_BIT:
         check_quantised(model, plan.skipped, experts_only=plan.precision == "mxfp4")
     return model.eval().requires_grad_(False)
+
+
+def _refuse_offloaded(model: PreTrainedModel, spec: ModelConfig) -> None:
+    """What the GPUs have no room for would be copied to them for every batch, without a word."""
+    places: dict[str, Any] = getattr(model, "hf_device_map", None) or {}
+    left = [part for part, place in places.items() if str(place) in ("cpu", "disk")]
+    if left:
+        raise ModelError(
+            f"{spec.id} must fit into the {torch.cuda.device_count()} GPUs that this process sees, but "
+            f"{len(left)} of its parts did not, {left[0]} among them. Give it more GPUs or emptier "
+            "ones, `source: streamed`, or `precision: nf4`."
+        )
 
 
 def read_config(spec: ModelConfig) -> PretrainedConfig:

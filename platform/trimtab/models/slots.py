@@ -99,6 +99,8 @@ class CudaSlots(Slots):
         self.device = device
         self.pinned = torch.empty(self.halves[0].numel(), dtype=torch.uint8, pin_memory=True)
         self.stream = torch.cuda.Stream(device)
+        for half in self.halves:  # let go of in the middle of a block, it is not reused before
+            half.record_stream(self.stream)
         self._copied = torch.cuda.Event()
         self._computed = [torch.cuda.Event(), torch.cuda.Event()]
 

@@ -168,7 +168,11 @@ class States:
             return
         for number in range(len(self.files.shapes)):
             hidden = self.files.read(number)
-            self._kept[number] = hidden.to(self.device) if self.keep == "device" else hidden
+            if self.keep == "device":
+                hidden = hidden.to(self.device)
+            elif self.device.type == "cuda":
+                hidden = hidden.pin_memory()
+            self._kept[number] = hidden
 
 
 def where(keep: Keep, nbytes: int, device: torch.device, *, has_folder: bool) -> Keep:
@@ -192,8 +196,9 @@ def where(keep: Keep, nbytes: int, device: torch.device, *, has_folder: bool) ->
 
 def free_memory(device: torch.device) -> int:
     """Bytes that a process may still take on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what torch keeps for its own next tensors is free too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     fields = Path("/proc/meminfo")
     if not fields.is_file():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -41,7 +41,6 @@ class StreamedDecoder:
 
     def __init__(self, skeleton: Skeleton, device: torch.device) -> None:
         """Takes memory for two blocks on the device; reads nothing."""
-        self.device = device
         self.num_layers = skeleton.decoder.num_layers
         self.d_model = skeleton.decoder.d_model
         self.seconds_waited = 0.0
@@ -51,6 +50,7 @@ class StreamedDecoder:
         self._modules = list(skeleton.decoder.blocks(self.num_layers - 1))
         self._reader = Reader()
         self._slots = (CudaSlots if device.type == "cuda" else Slots)(skeleton.blocks, device)
+        self.device = self._slots.halves[0].device  # with its number, to be compared with tensors'
         self._beside = _by_owner(skeleton.beside)
         self._borrowed: list[tuple[nn.Module, str, Tensor]] = []
         self._bind()

@@ -59,9 +59,15 @@ class LayerRows:
         """The rows that an index array or a boolean mask picks; no activation is read."""
         return LayerRows(self._shards, self._shard[which], self._prompt[which])
 
-    def gather(self, layer: int, which: Int[np.ndarray, " b"]) -> Float[Tensor, "b d_model"]:
-        """The rows of these numbers at a layer, in this order; float32, on the host."""
-        x = torch.empty(len(which), self.d_model)
+    def gather(
+        self, layer: int, which: Int[np.ndarray, " b"], *, pinned: bool = False
+    ) -> Float[Tensor, "b d_model"]:
+        """The rows of these numbers at a layer, in this order; float32, on the host.
+
+        Args:
+            pinned: into memory that a GPU copies from by itself.
+        """
+        x = torch.empty(len(which), self.d_model, pin_memory=pinned)
         shard, prompt = self._shard[which], self._prompt[which]
         order = np.argsort(shard, kind="stable")
         edges = np.flatnonzero(np.diff(shard[order], prepend=-1, append=-1))

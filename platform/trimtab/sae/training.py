@@ -74,7 +74,8 @@ class Trainer:
         if config.stop is not None and not validation:
             raise ConfigError("`stop` looks at validation rows, but there are none.")
         if isinstance(train, LayerRows):
-            train = MappedBatches(train, config.batch_size, seed.child("batches"))
+            pinned, draws = device.type == "cuda", seed.child("batches")
+            train = MappedBatches(train, config.batch_size, draws, pinned=pinned)
         self.config = config
         self.steps = 0
         self._train = train
@@ -105,6 +106,16 @@ class Trainer:
         training, so that they change with it.
         """
         return {layer: state.ready() for layer, state in self.layers.items()}
+
+    def hand_over(self) -> dict[int, Sae]:
+        """The coders, when there is no step to come: gradients, moments and buffers are let go of,
+        so that a model has room beside them.
+        """
+        saes = self.saes
+        for state in self.layers.values():
+            state.let_go()
+        self._work = Workspace()
+        return saes
 
     @property
     def epochs_done(self) -> float:

@@ -170,7 +170,7 @@ def _run(
     dataset = ray.data.from_arrow(tables).map_batches(
         AnswerBatches,
         fn_constructor_kwargs={
-            "spec": spec,
+            "spec": spec.given(plan.gpus_per_replica),
             "materials": [ray.put(materials)],  # in a list, so that it is not fetched on the way
             "config": config,
             "folder": folder,

@@ -202,4 +202,5 @@ def source_for(
 ) -> ModelSource:
     """The model as a source of rows."""
     extract, threads = job.extract, job.workers.threads
+    spec = spec.given(placement.gpus_per_replica)
     return ModelSource(spec, request, extract.pooling, extract.dtype, threads, placement)

@@ -247,7 +247,7 @@ def _trained(
         epochs=trainer.epochs_done,
         seconds=ran.seconds,
     )
-    return trainer.saes, spent
+    return trainer.hand_over(), spent
 
 
 def _finished(folder: Path) -> Result | None:

@@ -178,7 +178,8 @@ class SaeRunning:
             StoreError: a layer that was not extracted, or a damaged shard.
             ConfigError: a split that has no row.
         """
-        self._job, self._found = job, found
+        model = job.model.given(float(device.type == "cuda"))
+        self._job, self._found = job.model_copy(update={"model": model}), found
         self._rows = parts(job, found)
         seed = Seed(job.seed).child("sae")
         self._trainer = Trainer(self._rows.train, self._rows.validation, job.train, seed, device)
@@ -200,7 +201,7 @@ class SaeRunning:
 
     def finish(self, folder: Path) -> Report:
         """See `Running`; held-out quality by layer, and the autoencoders."""
-        saes = self._trainer.saes
+        saes = self._trainer.hand_over()
         job, found = self._job, self._found
         quality = measure(job, found, self._rows.held_out, saes, lambda *_: None)
         for layer, sae in saes.items():
