@@ -15,6 +15,7 @@ from armed_toys import D_MODEL, make_sae
 from chat_server import ChatServer, chat_server, fail, say
 from toys import save_toy
 
+from trimtab.core.arms import ARM_KINDS
 from trimtab.core.config import build, load_job
 from trimtab.core.errors import CoderError, ConfigError, DataError, JudgeError, ModelError
 from trimtab.core.names import NAMES
@@ -104,15 +105,7 @@ def configure(made: Path) -> Configure:
             },
             "layer": 1,
             "alphas": [0.5, 2.0],
-            "arms": [
-                "aligned",
-                "unaligned",
-                "delta",
-                "latent_direction",
-                "difference_of_means",
-                "random_latents",
-                "random_direction",
-            ],
+            "arms": list(ARM_KINDS),
             "decoding": {"template": "raw", "max_new_tokens": 6},
             "judge": {"kind": "rule", "rules": str(made / "rules.yaml")},
             "evaluation": {"aspects": [], "num_draws": 200},
